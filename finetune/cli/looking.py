@@ -1,0 +1,132 @@
+"""Commands that only look: `plan`, `recipe schema|show`, `runs`, `show`. None of them imports torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from finetune.recipe import load
+from finetune.run import list_runs, manifest, metrics, open_run
+
+SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
+JSON = typer.Option(False, "--json", help="Print JSON.")
+
+
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from finetune.recipe import Recipe
+
+    told = Recipe.model_json_schema()
+    told["required"].remove("name")  # the file's name is the default
+    print(json.dumps(told, indent=2))
+
+
+def show_recipe(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str] = SET) -> None:
+    """Print a recipe as it is understood, defaults written out."""
+    from finetune.recipe import dump
+
+    print(dump(load(recipe, overrides), recipe.parent.absolute()), end="")
+
+
+def plan(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str] = SET, as_json: bool = JSON) -> None:
+    """Print what training would do, without torch, a download or a GPU."""
+    from finetune.data import count_rows, prepare
+    from finetune.hardware import detect
+    from finetune.hub import locate
+    from finetune.plan import make_plan
+    from finetune.shape import read_shape
+
+    wishes = load(recipe, overrides)
+    base = locate(wishes.base, wishes.base_path, wishes.revision)
+    dataset = prepare(wishes, base) if base else None
+    counts = dataset.counts if dataset else count_rows(wishes)
+    made = make_plan(wishes, read_shape(wishes.base, base), detect(), counts)
+    if as_json:
+        print(made.to_json(), end="")
+        return
+    unknown = "unknown until the base's tokenizer is on disk"
+    rows: list[tuple[str, str]] = [
+        ("base", made.base + (f" @ {made.revision[:12]}" if made.revision else "")),
+        ("method", f"{made.method}, {made.quantisation or 'not quantised'}, {made.dtype} on {made.device}"),
+        ("text weights", f"{made.total_parameters:,}"),
+        ("trained", f"{made.trainable_parameters:,} ({made.trainable_parameters / made.total_parameters:.2%})"),
+        ("adapters", _adapters(made)),
+        ("optimizer", made.optimizer),
+        ("examples", f"{made.examples:,} to learn, {counts.held_out_examples:,} held out"),
+        ("tokens", f"{made.tokens:,} an epoch, {made.learnt_tokens:,} of them learnt" if dataset else unknown),
+        ("step", f"{made.micro_batch} x {made.accumulation} examples"),
+        ("steps", f"{made.steps:,}, {made.steps_per_epoch:,} an epoch, {made.warmup_steps} of warm-up"),
+        ("checkpoints", f"every {made.save_every} steps"),
+    ]
+    for name, told in rows:
+        print(f"{name:<13}{told}")
+    for note in (*made.notes, *(dataset.notes if dataset else ())):
+        print(f"note: {note}")
+
+
+def runs(folder: Path = typer.Option(Path("runs"), "--runs", help="The folder of runs."), as_json: bool = JSON) -> None:
+    """List runs: how far they came and what they measured."""
+    found = [_row(run) for run in list_runs(folder)]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    if not found:
+        print(f"no runs in {folder}; begin one: finetune train recipes/legal.yaml")
+        return
+    print(f"{'run':<24}{'state':<13}{'step':>12}{'held-out loss':>20}  base")
+    for row in found:
+        step = f"{row['step']}/{row['steps']}"
+        loss = " -> ".join(f"{value:.4f}" for value in row["held_out_loss"])
+        print(f"{row['run']:<24}{row['state']:<13}{step:>12}{loss:>20}  {row['base']}")
+
+
+def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSON) -> None:
+    """Print a run's chain of proofs."""
+    opened = open_run(run)
+    told = manifest.read(opened.manifest)
+    if as_json:
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    print(f"{told['run']}, begun {told['created']}")
+    for note in told["notes"]:
+        print(f"note: {note}")
+    for stage in told["stages"]:
+        print(f"\n{stage['stage']}  finished {stage['finished']} after {stage['seconds']:,} s")
+        for claim in stage["claims"]:
+            mark = "ok  " if claim["holds"] else "FAIL"
+            expected = f" of {_figure(claim['tolerance'])}" if claim["tolerance"] is not None else ""
+            print(f"  {mark} {claim['claim']}: {_figure(claim['measured'])}{expected}")
+        for name, digest in stage["outputs"].items():
+            print(f"  out  {name}  sha256 {digest[:16]}")
+    if not told["stages"]:
+        print(f"\nnothing is finished yet: finetune train --resume {run}")
+
+
+def _adapters(made: Any) -> str:
+    if not made.num_targets:
+        return "none: every text weight is trained"
+    families = ", ".join(f"{family} {number}" for family, number in made.num_targets.items())
+    return f"rank {made.rank}, alpha {made.alpha:g} on {sum(made.num_targets.values())} layers ({families})"
+
+
+def _row(run: Any) -> dict[str, Any]:
+    told, planned = manifest.read(run.manifest), json.loads(run.plan.read_text())
+    records = metrics.read(run.metrics) if run.metrics.exists() else []
+    held = [record["held_out_loss"] for record in records if "held_out_loss" in record]
+    return {
+        "run": run.name,
+        "state": "trained" if any(s["stage"] == "train" for s in told["stages"]) else "unfinished",
+        "step": max((record["step"] for record in records if "loss" in record), default=0),
+        "steps": planned["steps"],
+        "held_out_loss": [held[0], held[-1]] if len(held) > 1 else held,
+        "base": planned["base"],
+    }
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,102 @@
+"""`finetune train` and `finetune chat`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from finetune import stopping
+from finetune.cli.quiet import quiet_libraries
+from finetune.errors import RecipeError
+from finetune.recipe import load
+from finetune.run import Run, open_run
+
+SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
+RUNS = typer.Option(Path("runs"), "--runs", help="The folder of runs.")
+
+
+def train(
+    recipe: Path | None = typer.Argument(None, help="The recipe, a YAML file."),
+    overrides: list[str] = SET,
+    resume: Path | None = typer.Option(None, "--resume", metavar="RUN", help="Go on with an interrupted run."),
+    runs: Path = RUNS,
+    quiet: bool = typer.Option(False, "--quiet", help="No progress."),
+    as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the run folder."),
+) -> None:
+    """Train a recipe to a proven adapter. The last line on stdout is the run folder."""
+    _one_of(recipe, resume, overrides)
+    with stopping.heard() as stop:
+        run = open_run(resume) if resume else None
+        wishes = load(recipe, overrides) if recipe else None
+        stop.check("nothing was begun; give the command again")
+        quiet_libraries()
+        from finetune.train import begin
+        from finetune.train import train as train_run
+        from finetune.train.progress import Progress
+
+        progress, dataset = Progress(quiet), None
+        if run is None:
+            assert wishes is not None
+            run, dataset = begin(wishes, runs, stop, progress.say)
+        progress.say(f"run {run.path}")
+        progress.steps = json.loads(run.plan.read_text())["steps"]
+        entry = train_run(run, stop, progress.say, progress.show, dataset)
+        progress.say(_summary(entry))
+    print(json.dumps({"run": str(run.path), **entry}, ensure_ascii=False) if as_json else run.path)
+
+
+def chat(
+    run: Path = typer.Argument(help="The run folder."),
+    prompt: str | None = typer.Option(None, "--prompt", help="Ask once; without it, talk."),
+    base: bool = typer.Option(False, "--base", help="Let the base answer beside it."),
+    temperature: float | None = typer.Option(None, "--temperature", min=0, help="0 takes the likeliest token."),
+    max_tokens: int = typer.Option(1024, "--max-tokens", min=1, help="The most tokens of an answer."),
+) -> None:
+    """Talk to what was trained, asked exactly as in training."""
+    opened: Run = open_run(run)
+    quiet_libraries()
+    from finetune import chat as talk
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    if prompt is not None:
+        if not prompt.strip():
+            raise RecipeError("the prompt is empty", where="--prompt", fix='--prompt "What does clause 4 say?"')
+        talk.once(opened, prompt, write, base=base, temperature=temperature, max_tokens=max_tokens)
+    else:
+        print("Ctrl-D ends the conversation.", file=sys.stderr)
+        talk.converse(opened, lambda: input("> "), write, base=base, temperature=temperature, max_tokens=max_tokens)
+
+
+def _one_of(recipe: Path | None, resume: Path | None, overrides: list[str]) -> None:
+    if (recipe is None) == (resume is None):
+        raise RecipeError(
+            "name a recipe or a run to resume, one of them",
+            where="finetune train",
+            fix="finetune train recipes/legal.yaml   # or: finetune train --resume runs/legal-0001",
+        )
+    if resume and overrides:
+        raise RecipeError(
+            "a resumed run cannot be changed",
+            where=f"--set {overrides[0]}",
+            why="it would be another run under the same name",
+            fix=f"finetune train --resume {resume}",
+        )
+
+
+def _summary(entry: dict[str, Any]) -> str:
+    """Says in a few lines what was proven."""
+    told = {claim["claim"]: claim["measured"] for claim in entry["claims"]}
+    lines = [f"proven: {sum(c['holds'] for c in entry['claims'])} of {len(entry['claims'])} claims hold"]
+    before, after = "held-out loss of the base, nats a token", "held-out loss after training, nats a token"
+    if before in told:
+        fell = told[after] < told[before]
+        verdict = "fell" if fell else "DID NOT FALL: the tuning did not help on held-out rows"
+        lines.append(f"held-out loss {told[before]:.4f} -> {told[after]:.4f}  {verdict}")
+    return "\n".join(lines)

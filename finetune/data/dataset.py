@@ -1,0 +1,239 @@
+"""From a recipe's files to the examples of training and of the held-out set, with the counts that prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data.messages import Row
+from finetune.data.rendering import Example, Renderer
+from finetune.data.rows import read_rows, shown_name
+from finetune.data.template import read_template
+from finetune.data.vocabulary import read_vocabulary
+from finetune.errors import DataError, Problem
+from finetune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was read and what became of it."""
+
+    rows: int
+    held_out_rows: int
+    examples: int
+    held_out_examples: int
+    tokens: int | None
+    """Of all training examples; None while there is no tokenizer."""
+    learnt_tokens: int | None
+    """Of all training examples; what one epoch is supervised by."""
+    longest: int | None
+    """Tokens of the longest example, held-out ones included."""
+    dropped: int
+    """Examples longer than data.max_length that were left out."""
+    truncated: int
+    """Examples longer than data.max_length that were cut at a turn."""
+    with_reasoning: int
+    """Rows whose reasoning is learnt."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that is learnt and everything that is held out."""
+
+    train: list[Example]
+    held_out: list[Example]
+    counts: Counts
+    thinking: bool
+    """Whether the tuned model is to be asked with thinking."""
+    renderer: Renderer
+    notes: tuple[str, ...]
+    """What the user should know, in words."""
+
+    @property
+    def sha256(self) -> str:
+        """Identifies the exact ids and masks, in order."""
+        digest = hashlib.sha256()
+        for example in (*self.train, *self.held_out):
+            digest.update(struct.pack(f"<I{len(example)}I", len(example), *example.ids))
+            digest.update(bytes(example.learnt))
+        digest.update(struct.pack("<I", len(self.train)))
+        return digest.hexdigest()
+
+
+def read_split(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Reads the rows to learn and the rows to hold out.
+
+    A share is taken by content, not by position: equal rows always stand on the same side, and the same
+    rows are held out whatever their order.
+
+    Raises:
+        DataError: a file cannot be learnt from, or nothing is left to learn.
+    """
+    rows = read_rows(recipe.data.train)
+    if isinstance(recipe.data.eval, Path):
+        return rows, read_rows(recipe.data.eval)
+    if recipe.data.eval == 0:
+        return rows, []
+    marks = {row.fingerprint for row in rows}
+    if len(marks) < 2:
+        raise DataError(
+            "there is nothing to hold out",
+            where=recipe.where("data.eval"),
+            why=f"{shown_name(recipe.data.train)} holds {len(marks)} different row",
+            fix="data.eval: 0   # learns it, and proves nothing",
+        )
+    num_held = max(1, round(recipe.data.eval * len(marks)))
+    held = set(sorted(marks, key=lambda mark: hashlib.sha256(mark.encode()).digest())[:num_held])
+    return [r for r in rows if r.fingerprint not in held], [r for r in rows if r.fingerprint in held]
+
+
+def count_rows(recipe: Recipe) -> Counts:
+    """Counts rows as if each became one example, for a plan made before the tokenizer is on disk.
+
+    Raises:
+        DataError: a file cannot be learnt from.
+    """
+    train, held_out = read_split(recipe)
+    return Counts(
+        rows=len(train),
+        held_out_rows=len(held_out),
+        examples=len(train),
+        held_out_examples=len(held_out),
+        tokens=None,
+        learnt_tokens=None,
+        longest=None,
+        dropped=0,
+        truncated=0,
+        with_reasoning=0,
+    )
+
+
+def prepare(recipe: Recipe, base: Path) -> Dataset:
+    """Renders everything the recipe names with the base's own template and tokenizer.
+
+    Raises:
+        DataError: a row is wrong, too long where that is an error, or nothing would be learnt.
+        ArtifactError: the base has no tokenizer or template.
+    """
+    train, held_out = read_split(recipe)
+    renderer = Renderer(
+        template=read_template(base),
+        vocabulary=read_vocabulary(base),
+        system=recipe.system,
+        preserve_thinking=recipe.data.preserve_thinking,
+        learn_reasoning=recipe.data.thinking != "never",
+    )
+    reasoned = _check_thinking(recipe, [*train, *held_out])
+    fate: Counter[str] = Counter()
+    learnt = _fit(recipe, _render(renderer, train), fate)
+    held = _fit(recipe, _render(renderer, held_out), fate)
+    if not learnt:
+        raise DataError(
+            "no example is left to learn",
+            where=recipe.where("data.max_length"),
+            why=f"all {fate['dropped']} are longer than {recipe.data.max_length} tokens",
+            fix=f"data.max_length: {fate['longest']}",
+        )
+    if held_out and not held:
+        raise DataError(
+            "no held-out example is left",
+            where=recipe.where("data.max_length"),
+            why=f"all of them are longer than {recipe.data.max_length} tokens",
+            fix=f"data.max_length: {fate['longest']}",
+        )
+    counts = Counts(
+        rows=len(train),
+        held_out_rows=len(held_out),
+        examples=len(learnt),
+        held_out_examples=len(held),
+        tokens=sum(map(len, learnt)),
+        learnt_tokens=sum(sum(example.learnt) for example in learnt),
+        longest=max(map(len, (*learnt, *held))),
+        dropped=fate["dropped"],
+        truncated=fate["truncated"],
+        with_reasoning=reasoned,
+    )
+    notes = tuple(_notes(recipe, train, held_out, counts, renderer))
+    return Dataset(learnt, held, counts, reasoned > 0, renderer, notes)
+
+
+def _render(renderer: Renderer, rows: Iterable[Row]) -> list[Example]:
+    examples = [example for row in rows for example in renderer.examples(row)]
+    for example in examples:
+        if not any(example.learnt):
+            raise DataError("the mask learns nothing of this row", where=example.place)
+    return examples
+
+
+def _fit(recipe: Recipe, examples: Sequence[Example], fate: Counter[str]) -> list[Example]:
+    """Does to examples that are too long what the recipe says, and counts it."""
+    limit, fitting, problems = recipe.data.max_length, [], []
+    for example in examples:
+        fate["longest"] = max(fate["longest"], len(example))
+        if len(example) <= limit:
+            fitting.append(example)
+            continue
+        cut = _cut_at_turn(example, limit) if recipe.data.too_long == "truncate" else None
+        if cut is not None:
+            fate["truncated"] += 1
+            fitting.append(cut)
+        elif recipe.data.too_long == "error":
+            why = f"{len(example):,} tokens; {recipe.where('data.max_length')} allows {limit:,}"
+            problems.append(Problem("the row is too long", example.place, why, f"data.max_length: {len(example)}"))
+        else:
+            fate["dropped"] += 1
+    if problems:
+        raise DataError.of(problems[:20])
+    return fitting
+
+
+def _cut_at_turn(example: Example, limit: int) -> Example | None:
+    """Keeps the whole learnt turns that fit; a turn ends where the mask falls from learnt to not."""
+    for end in range(limit, 0, -1):
+        if example.learnt[end - 1] and not example.learnt[end]:
+            return Example(example.ids[:end], example.learnt[:end], example.place)
+    return None
+
+
+def _check_thinking(recipe: Recipe, rows: Sequence[Row]) -> int:
+    """Counts the rows whose reasoning is learnt, and demands it of all where the recipe does."""
+    if recipe.data.thinking == "never":
+        return 0
+    reasoned = [any("reasoning_content" in m for m in row.messages) for row in rows]
+    if recipe.data.thinking == "always" and not all(reasoned):
+        without = [row for row, has in zip(rows, reasoned, strict=True) if not has]
+        raise DataError(
+            f"{len(without)} of {len(rows)} rows have no reasoning",
+            where=without[0].place,
+            why=f"{recipe.where('data.thinking')} demands it of every row",
+            fix="data.thinking: auto",
+        )
+    return sum(reasoned)
+
+
+def _notes(
+    recipe: Recipe, train: Sequence[Row], held_out: Sequence[Row], counts: Counts, renderer: Renderer
+) -> Iterable[str]:
+    """Says in words what a user would want to know before training on this."""
+    unread = Counter(column for row in (*train, *held_out) for column in row.unread)
+    if unread:
+        yield "columns that are not learnt: " + ", ".join(f"{name} ({n} rows)" for name, n in unread.items())
+    spelt = [r.place for r in (*train, *held_out) if any(t in str(r.messages) for t in renderer.vocabulary.control)]
+    if spelt:
+        yield f"{len(spelt)} rows spell a control token, first {spelt[0]}: it is encoded as text"
+    if counts.dropped:
+        share = counts.dropped / (counts.examples + counts.held_out_examples + counts.dropped)
+        yield f"{counts.dropped} examples ({share:.0%}) longer than {recipe.data.max_length} tokens are left out"
+    if counts.truncated:
+        yield f"{counts.truncated} examples are cut at a turn to fit {recipe.data.max_length} tokens"
+    if counts.examples + counts.held_out_examples + counts.dropped > counts.rows + counts.held_out_rows:
+        yield "chats of several questions became one example for each (data.preserve_thinking: true keeps them whole)"
+    leaked = {row.fingerprint for row in train} & {row.fingerprint for row in held_out}
+    if leaked:
+        yield f"{len(leaked)} held-out rows are also learnt: the held-out loss flatters"
+    if not held_out:
+        yield "nothing is held out: the run cannot show that it helped"

@@ -1,0 +1,70 @@
+"""The base's tokenizer, in two voices: control tokens to ids, and text to ids that are never control tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from finetune.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What turns pieces into ids."""
+
+    text: Tokenizer
+    """The tokenizer without any added token: whatever it is given, it spells out."""
+    control: dict[str, int]
+    """Each added token and its id."""
+    sha256: str
+    """Of tokenizer.json."""
+
+    @property
+    def control_starts(self) -> str:
+        """The characters that a control token can start with; `<` alone for Qwen."""
+        return "".join(sorted({token[0] for token in self.control}))
+
+    def encode(self, pieces: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """Encodes (text, is it a control token?) pieces, each on its own."""
+        texts = [text for text, control in pieces if not control]
+        encoded = iter(self.text.encode_batch(texts, add_special_tokens=False))
+        return [[self.control[text]] if control else next(encoded).ids for text, control in pieces]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Gives the text of ids, control tokens spelt out."""
+        names = {i: token for token, i in self.control.items()}
+        out: list[str] = []
+        run: list[int] = []
+        for i in ids:
+            if i in names:
+                out += [self.text.decode(run, skip_special_tokens=False), names[i]]
+                run = []
+            else:
+                run.append(i)
+        return "".join([*out, self.text.decode(run, skip_special_tokens=False)])
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Reads a base's tokenizer.json.
+
+    Raises:
+        ArtifactError: there is none, or it is not a tokenizer.
+    """
+    file = folder / "tokenizer.json"
+    try:
+        raw = file.read_bytes()
+        told = json.loads(raw)
+        control = {token["content"]: token["id"] for token in told["added_tokens"]}
+        told["added_tokens"] = []
+        text = Tokenizer.from_str(json.dumps(told))
+    except FileNotFoundError:
+        fix = f"ls {folder}   # a base has config.json, tokenizer.json and *.safetensors"
+        raise ArtifactError("the base has no tokenizer", where=str(file), fix=fix) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError("the tokenizer cannot be read", where=str(file), why=str(error)) from None
+    return Vocabulary(text, control, hashlib.sha256(raw).hexdigest())

@@ -1,0 +1,163 @@
+"""Answers of a tuned model, asked with exactly the prompt it was trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.generation import BaseStreamer
+
+from finetune.data import Renderer
+from finetune.data.template import read_template
+from finetune.data.vocabulary import read_vocabulary
+from finetune.errors import ArtifactError
+from finetune.hardware import detect
+from finetune.hub import fetch
+from finetune.model import load_adapter, load_base
+from finetune.plan import Plan
+from finetune.recipe import load
+from finetune.run import Run, manifest
+
+ENDS = ("<|im_end|>", "<|endoftext|>")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned model and how it is asked."""
+
+    model: Any
+    renderer: Renderer
+    thinking: bool
+    adapter: bool
+    """Whether the base can be asked too, by leaving the adapter out."""
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end a turn."""
+        return [self.renderer.vocabulary.control[token] for token in ENDS]
+
+
+def open_tuned(run: Run) -> Tuned:
+    """Loads what a run has trained, with the settings it was trained with.
+
+    Raises:
+        ArtifactError: the run did not finish, or its base has another template now.
+    """
+    recipe, told = load(run.recipe), manifest.read(run.manifest)
+    base = fetch(recipe.base, recipe.base_path, recipe.revision)
+    hardware = detect()
+    dtype = "bfloat16" if hardware.device == "cuda" else "float32"
+    plan = replace(Plan.from_json(run.plan.read_text()), device=hardware.device, dtype=dtype)
+    renderer = Renderer(
+        template=read_template(base),
+        vocabulary=read_vocabulary(base),
+        system=told["serving"]["system"],
+        preserve_thinking=told["serving"]["preserve_thinking"],
+        learn_reasoning=recipe.data.thinking != "never",
+    )
+    if renderer.template.sha256 != told["contract"]["template"]:
+        raise ArtifactError(
+            "the base's chat template is not the one that was trained with",
+            where=str(base),
+            why="the tuned model would be asked in words it never saw",
+            fix="put chat_template.jinja back as it was",
+        )
+    full = plan.method == "full"
+    model = load_base(_whole(run.weights) if full else base, plan)
+    if not full:
+        model = load_adapter(model, run.adapter)
+    return Tuned(model.eval(), renderer, told["serving"]["thinking"], not full)
+
+
+def answer(
+    tuned: Tuned,
+    messages: Sequence[dict[str, Any]],
+    *,
+    as_base: bool = False,
+    temperature: float | None = None,
+    max_new_tokens: int = 512,
+    seed: int = 0,
+    show: Callable[[str], None] = lambda text: None,
+) -> str:
+    """Asks for the next turn.
+
+    Args:
+        tuned: the model.
+        messages: the conversation so far; the last message is the user's.
+        as_base: leave the adapter out.
+        temperature: of the sampling; 0 takes the likeliest token, None what the base's generation_config says.
+        max_new_tokens: the most tokens of the answer.
+        seed: of the sampling.
+        show: takes the text as it comes.
+
+    Returns:
+        The answer without its end of turn.
+    """
+    if tuned.renderer.system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": tuned.renderer.system}, *messages]
+    ids = tuned.renderer.prompt_ids(messages, (), tuned.thinking)
+    device = tuned.model.get_input_embeddings().weight.device
+    prompt = torch.tensor([ids], device=device)  # (1, tokens)
+    sampling: dict[str, Any] = {} if temperature is None else {"do_sample": temperature > 0}
+    if temperature:
+        sampling["temperature"] = temperature
+    elif temperature == 0:
+        sampling |= {"temperature": None, "top_k": None, "top_p": None}
+    torch.manual_seed(seed)
+    streamer = _Shown(tuned.renderer, set(tuned.ends), show)
+    with torch.inference_mode(), _as_base(tuned.model) if as_base else nullcontext():
+        out = tuned.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=tuned.ends,
+            pad_token_id=tuned.ends[-1],
+            use_cache=True,
+            streamer=streamer,
+            **sampling,
+        )
+    told = [i for i in out[0, len(ids) :].tolist() if i not in tuned.ends]
+    return tuned.renderer.vocabulary.decode(told)
+
+
+class _Shown(BaseStreamer):
+    """Shows text as soon as its last character is whole."""
+
+    def __init__(self, renderer: Renderer, ends: set[int], show: Callable[[str], None]) -> None:
+        self.renderer, self.ends, self.show = renderer, ends, show
+        self.ids: list[int] = []
+        self.shown = 0
+        self.prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Takes the prompt first, then each new id."""
+        if self.prompt:
+            self.prompt = False
+            return
+        self.ids += [i for i in value.flatten().tolist() if i not in self.ends]
+        text = self.renderer.vocabulary.decode(self.ids)
+        if not text.endswith("�"):
+            self.show(text[self.shown :])
+            self.shown = len(text)
+
+    def end(self) -> None:
+        """Shows what was held back."""
+        self.show(self.renderer.vocabulary.decode(self.ids)[self.shown :])
+
+
+@contextmanager
+def _as_base(model: Any) -> Iterator[None]:
+    with model.disable_adapter():
+        yield
+
+
+def _whole(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(
+            "the run has no weights yet", where=str(folder), fix=f"finetune train --resume {folder.parent}"
+        )
+    return folder

@@ -1,0 +1,26 @@
+"""Floor 4: the base in memory: loaded, quantised, given its adapters, and asked for losses."""
+
+from finetune.model.adapter import (
+    adapter_tensors,
+    add_adapter,
+    family_of,
+    load_adapter,
+    restore_adapter,
+    save_adapter,
+)
+from finetune.model.loading import bytes_by_dtype, kernels, load_base
+from finetune.model.scoring import Score, score
+
+__all__ = [
+    "Score",
+    "adapter_tensors",
+    "add_adapter",
+    "bytes_by_dtype",
+    "family_of",
+    "kernels",
+    "load_adapter",
+    "load_base",
+    "restore_adapter",
+    "save_adapter",
+    "score",
+]

@@ -1,0 +1,134 @@
+"""Low-rank adapters on every linear family of the hybrid, and the two files that plain PEFT reads.
+
+Trained weights are float32: PEFT's own resume casts them to it, so anything else would not resume identically.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file, save_file
+
+from finetune.errors import ArtifactError, TrainingStopped
+from finetune.plan import Plan
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
+    """Wraps the model with fresh adapters.
+
+    Raises:
+        TrainingStopped: the layers that got one, or their parameters, are not those of the plan.
+    """
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=plan.rank,
+        lora_alpha=plan.alpha,
+        lora_dropout=dropout,
+        target_modules=list(plan.target_modules),
+        bias="none",
+        base_model_name_or_path=plan.base,
+        revision=plan.revision,
+    )
+    wrapped = get_peft_model(model, config)
+    check_targets(wrapped, plan)
+    return wrapped
+
+
+def check_targets(model: Any, plan: Plan) -> None:
+    """Compares what got an adapter with what the plan said, layer by layer.
+
+    Raises:
+        TrainingStopped: they differ.
+    """
+    got = Counter(family_of(name) for name in dict(model.named_parameters()) if name.endswith("lora_A.default.weight"))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if dict(got) != plan.num_targets or trainable != plan.trainable_parameters:
+        raise TrainingStopped(
+            "the adapters are not those of the plan",
+            why=f"planned {plan.num_targets} with {plan.trainable_parameters:,} parameters, "
+            f"got {dict(got)} with {trainable:,}",
+        )
+
+
+def family_of(name: str) -> str:
+    """Gives the family that a parameter of the text model belongs to."""
+    for part, family in (
+        (".linear_attn.", "linear_attention"),
+        (".self_attn.", "attention"),
+        (".mlp.experts.", "experts"),
+        (".mlp.", "mlp"),
+        ("embed_tokens.", "embeddings"),
+        ("lm_head.", "lm_head"),
+    ):
+        if part in name:
+            return family
+    return "norms"
+
+
+def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Gives the adapter's tensors under the names of its file, on the CPU."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Writes the adapter for plain PEFT: its weights and its config, and no path of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(adapter_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
+    config = model.peft_config["default"].to_dict() | {"inference_mode": True}
+    told = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    (folder / CONFIG).write_text(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """Lays a saved adapter over a base, and makes sure that all of it took a place.
+
+    PEFT only warns when an adapter of another class matches nothing, and then answers as the base would.
+
+    Raises:
+        ArtifactError: the adapter is missing, damaged, or not of this base.
+    """
+    try:
+        saved = load_file(folder / WEIGHTS)
+        wrapped = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    except FileNotFoundError:
+        raise ArtifactError(
+            "the run has no adapter yet",
+            where=str(folder),
+            why="training did not finish",
+            fix=f"finetune train --resume {folder.parent}",
+        ) from None
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ArtifactError("the adapter cannot be loaded", where=str(folder), why=str(error).splitlines()[0]) from None
+    placed = adapter_tensors(wrapped)
+    if placed.keys() != saved.keys() or any(not torch.equal(placed[n].float(), saved[n].float()) for n in saved):
+        raise ArtifactError("the adapter is not of this base", where=str(folder), why="its tensors found no place")
+    return wrapped
+
+
+def restore_adapter(model: Any, folder: Path) -> None:
+    """Puts a checkpoint's adapter back into the adapters that the model has.
+
+    Raises:
+        ArtifactError: it does not fit them tensor for tensor.
+    """
+    saved = load_file(folder / WEIGHTS)
+    present = adapter_tensors(model)
+    if saved.keys() != present.keys() or any(saved[name].shape != present[name].shape for name in saved):
+        raise ArtifactError("the checkpoint's adapter is not of this run", where=str(folder / WEIGHTS))
+    set_peft_model_state_dict(model, saved)

@@ -1,0 +1,151 @@
+"""What follows from a recipe here: the plan. Pure arithmetic; `finetune train` runs exactly what this says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.data import Counts
+from finetune.errors import ArtifactError, RecipeError
+from finetune.hardware import Hardware
+from finetune.recipe import Recipe, is_folder
+from finetune.shape import FAMILY_MODULES, ModelShape
+
+MODEL_TYPES = ("qwen3_5", "qwen3_5_moe")
+
+MICRO_BATCH_TOKENS = {"cuda": 4096, "cpu": 4096}
+"""Padded tokens of one forward pass. A first, careful rule: 4k tokens of the 27B fit 24 GB with plain trl."""
+
+UNQUANTISED = ("lm_head", "in_proj_a", "in_proj_b", "shared_expert_gate", "model.visual")
+"""Linear layers that stay in the base's dtype. Naming any replaces bitsandbytes' own list, so lm_head is here."""
+
+CHECKPOINTS_IN_A_RUN = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Consequences. Nothing here is wished for; change the recipe and plan again."""
+
+    base: str
+    """A Hub id, or the name of the folder."""
+    revision: str | None
+    method: str
+    device: str
+    dtype: str
+    """Of the frozen weights that are not quantised, and of the arithmetic. Trained weights are float32."""
+    quantisation: str | None
+    unquantised: tuple[str, ...]
+    target_modules: tuple[str, ...]
+    num_targets: dict[str, int]
+    """Linear layers that get an adapter, by family."""
+    rank: int
+    alpha: float
+    trainable_parameters: int
+    total_parameters: int
+    """Of the text model; vision and multi-token prediction are not loaded."""
+    routed_parameters: int
+    optimizer: str
+    micro_batch: int
+    accumulation: int
+    examples: int
+    steps_per_epoch: int
+    steps: int
+    warmup_steps: int
+    save_every: int
+    tokens: int | None
+    """Of one epoch; None while the base's tokenizer is not on disk."""
+    learnt_tokens: int | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Writes the plan as it stands in plan.json."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Reads plan.json."""
+        told: dict[str, Any] = json.loads(text)
+        for name in ("unquantised", "target_modules", "notes"):
+            told[name] = tuple(told[name])
+        return Plan(**told)
+
+
+def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> Plan:
+    """Decides how to run the recipe here.
+
+    Raises:
+        ArtifactError: the base is not of a family that this package knows.
+        RecipeError: a family that the recipe targets has no layer in the base.
+    """
+    if shape.model_type not in MODEL_TYPES:
+        raise ArtifactError(
+            f"{shape.source} is not a Qwen3.5 or Qwen3.6",
+            where=recipe.where("base"),
+            why=f"its model_type is {shape.model_type}; known are {', '.join(MODEL_TYPES)}",
+            fix="base: Qwen/Qwen3.6-27B",
+        )
+    linears = shape.linears(recipe.lora.targets)
+    num_targets = Counter(linear.family for linear in linears)
+    for family in recipe.lora.targets:
+        if not num_targets[family] and recipe.method != "full":
+            others = [f for f in FAMILY_MODULES if shape.linears((f,))]
+            raise RecipeError(
+                f"the base has no layer of the family {family}",
+                where=recipe.where("lora.targets"),
+                why="an adapter that matches nothing trains nothing",
+                fix=f"lora.targets: [{', '.join(others)}]",
+            )
+    full = recipe.method == "full"
+    adapters = sum(recipe.lora.rank * sum(linear.shape) for linear in linears)
+    micro = micro_batch(recipe.train.batch_size, counts.longest or recipe.data.max_length, hardware.device)
+    per_epoch = math.ceil(counts.examples / recipe.train.batch_size)
+    steps = recipe.train.max_steps or math.ceil(recipe.train.epochs * per_epoch)
+    return Plan(
+        base=Path(recipe.base).name if is_folder(recipe.base) else recipe.base,
+        revision=None if is_folder(recipe.base) else recipe.revision,
+        method=recipe.method,
+        device=hardware.device,
+        dtype="bfloat16" if hardware.device == "cuda" else "float32",
+        quantisation="nf4, double" if recipe.method == "qlora" else None,
+        unquantised=UNQUANTISED if recipe.method == "qlora" else (),
+        target_modules=() if full else tuple(m for f in recipe.lora.targets for m in FAMILY_MODULES[f][1]),
+        num_targets={} if full else dict(num_targets),
+        rank=recipe.lora.rank,
+        alpha=recipe.lora.alpha or 2.0 * recipe.lora.rank,
+        trainable_parameters=shape.num_text_parameters if full else adapters,
+        total_parameters=shape.num_text_parameters,
+        routed_parameters=shape.num_routed_parameters,
+        optimizer="paged_adamw_8bit" if hardware.device == "cuda" and not full else "adamw_torch",
+        micro_batch=micro,
+        accumulation=recipe.train.batch_size // micro,
+        examples=counts.examples,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        warmup_steps=math.ceil(recipe.train.warmup * steps),
+        save_every=recipe.train.save_every or math.ceil(steps / CHECKPOINTS_IN_A_RUN),
+        tokens=counts.tokens,
+        learnt_tokens=counts.learnt_tokens,
+        notes=tuple(_notes(recipe, shape)),
+    )
+
+
+def micro_batch(batch_size: int, longest: int, device: str) -> int:
+    """Finds the largest divisor of the batch whose padded tokens stay within the bound; at least 1."""
+    most = max(1, MICRO_BATCH_TOKENS[device] // longest)
+    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= most)
+
+
+def _notes(recipe: Recipe, shape: ModelShape) -> list[str]:
+    notes = []
+    if recipe.revision and is_folder(recipe.base):
+        notes.append(f"revision {recipe.revision[:12]} is dropped: base is a folder, and a folder has none")
+    if shape.num_routed_parameters and recipe.method != "full":
+        share = shape.num_routed_parameters / shape.num_text_parameters
+        notes.append(f"routed experts ({share:.0%} of the weights) get no adapter: shared experts and mixers do")
+        if recipe.method == "qlora":
+            notes.append("routed experts are not quantised by bitsandbytes: they stay in full precision")
+    return notes

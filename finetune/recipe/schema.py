@@ -1,0 +1,125 @@
+"""The recipe: what a user may wish for, and nothing that follows from it.
+
+No validator here assigns. What a wish leads to (micro batch, targets, offloads) is the plan's.
+The text under each field is its documentation everywhere: here, in `finetune recipe schema`, in editors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Family = Literal["linear_attention", "attention", "mlp"]
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+
+class Section(BaseModel):
+    """A frozen group of wishes; a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Data(Section):
+    """What is learnt from."""
+
+    train: Path
+    """JSON Lines of `messages` or of `prompt` and `completion`; relative to the recipe's file."""
+    eval: Path | Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """A file of held-out rows, or the share of `train` to hold out; 0 proves nothing."""
+    max_length: Annotated[int, Field(strict=True, ge=16)] = 2048
+    """Tokens of the longest example."""
+    too_long: Literal["drop", "error", "truncate"] = "drop"
+    """What happens to a longer one; `truncate` cuts whole turns from its end."""
+    thinking: Literal["auto", "always", "never"] = "auto"
+    """`auto` learns reasoning where rows have it, `always` demands it of every row, `never` leaves it out."""
+    preserve_thinking: Flag = False
+    """Keep the reasoning of earlier turns in the prompt, in training and ever after."""
+
+
+class Lora(Section):
+    """The adapter. Read by the methods `qlora` and `lora`."""
+
+    rank: Annotated[int, Field(strict=True, ge=1, le=1024)] = 16
+    """Inner dimension of each adapter; more learns more and holds more memory."""
+    alpha: Positive | None = None
+    """Scale of the adapter is alpha / rank. Default: twice the rank."""
+    dropout: Share = 0.0
+    """Share of adapter inputs dropped in training."""
+    targets: Annotated[tuple[Family, ...], Field(min_length=1)] = FAMILIES
+    """Families of linear layers that get an adapter; all of them by default."""
+
+
+class Train(Section):
+    """How it is learnt."""
+
+    epochs: Positive = 2.0
+    """Passes over the training examples."""
+    max_steps: Count | None = None
+    """Stop after so many optimizer steps, whatever `epochs` says."""
+    batch_size: Count = 16
+    """Examples in one optimizer step, counted over all GPUs."""
+    learning_rate: Positive = 2e-4
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    warmup: Share = 0.03
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
+    """Order of the rows, initial adapters and dropout follow from it."""
+    save_every: Count | None = None
+    """Optimizer steps between checkpoints. Default: ten in a run."""
+    keep_checkpoints: Count = 2
+    """How many of the newest checkpoints stay on disk."""
+    report_to: tuple[Tracker, ...] = ()
+    """Dashboards that get the metrics too."""
+
+
+class Recipe(Section):
+    """All wishes of one run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Names the run folder. Default: the recipe's file name."""
+    base: Annotated[str, Field(min_length=1)]
+    """The model to start from: a Hub id such as Qwen/Qwen3.6-27B, or a local folder."""
+    base_path: Path | None = None
+    """Where a Hub base already lies on disk."""
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
+    """Commit of the Hub base; a folder has none."""
+    method: Literal["qlora", "lora", "full"] = "qlora"
+    """`qlora` holds the base in 4 bits, `lora` in bf16, `full` trains every text weight."""
+    system: str | None = None
+    """System prompt for rows that have none; used again by `chat` and by exports."""
+    data: Data
+    lora: Lora = Lora()
+    train: Train = Train()
+
+    _places: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    def where(self, key: str) -> str:
+        """Says where a key was written, as `file:line  key`, for the `where` line of an error."""
+        return self._places.get(key) or self._places.get(key.rsplit(".", 1)[0]) or self._places.get("") or key
+
+
+def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
+    """Lists every dotted key that a recipe may hold, in the order of the schema."""
+    found: list[str] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found += keys(kind, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found

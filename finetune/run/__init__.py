@@ -1,0 +1,24 @@
+"""A run: the folder, its lock, its checkpoints, its metrics and its chain of proofs. It knows nothing of models."""
+
+from __future__ import annotations
+
+from finetune.run import atomic, checkpoint, manifest, metrics
+from finetune.run.checkpoint import Newest
+from finetune.run.folder import Run, create, list_runs, open_run
+from finetune.run.lock import locked
+from finetune.run.manifest import Claim, Entry
+
+__all__ = [
+    "Claim",
+    "Entry",
+    "Newest",
+    "Run",
+    "atomic",
+    "checkpoint",
+    "create",
+    "list_runs",
+    "locked",
+    "manifest",
+    "metrics",
+    "open_run",
+]

@@ -1,0 +1,168 @@
+"""A run is a folder. Its file names are fixed here and nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ArtifactError
+from finetune.run import atomic
+from finetune.run.manifest import head
+
+NUMBERED = re.compile(r"(.+)-(\d{4,})")
+"""`legal-0001`: the recipe's name and the run's number."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where everything about one run lies; paths, no behaviour."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name, such as `legal-0001`."""
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        """The wishes, defaults written out."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The consequences, as decided for the hardware the run began on."""
+        return self.path / "plan.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The chain of proofs: one entry for each stage that finished."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line of JSON for each logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """What LoRA and QLoRA learnt."""
+        return self.path / "adapter"
+
+    @property
+    def weights(self) -> Path:
+        """What method `full` learnt: a whole model."""
+        return self.path / "weights"
+
+    @property
+    def checkpoints(self) -> Path:
+        """From where an interrupted training goes on."""
+        return self.path / "checkpoints"
+
+    @property
+    def plot(self) -> Path:
+        """The curve of the loss."""
+        return self.path / "loss.png"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that works in the folder."""
+        return self.path / ".lock"
+
+
+def create(runs: Path, name: str, recipe_yaml: str, plan_json: str, manifest: dict[str, Any]) -> Run:
+    """Makes the next run of that name, whole or not at all.
+
+    The folder is built under a hidden name and renamed; who loses a race for a number takes the next one.
+
+    Args:
+        runs: the folder of runs; made if it is missing.
+        name: the recipe's name; the run becomes `<name>-0001` or the number after the highest in use.
+        recipe_yaml: text of recipe.yaml.
+        plan_json: text of plan.json.
+        manifest: what it tells at its head, beside its format, the run's name and the time.
+
+    Raises:
+        DoesNotFit: the disk or the quota is full; nothing is left behind.
+    """
+    assert re.fullmatch(r"[^/.][^/]*", name), f"not a folder name: {name!r}"
+    staging = Run(runs / f".staging-{name}-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        with atomic.full_disk_told(staging.path):
+            staging.path.mkdir(parents=True)
+            atomic.fsync(runs.parent)
+        atomic.write_text(staging.recipe, recipe_yaml)
+        atomic.write_text(staging.plan, plan_json)
+        while True:
+            run = Run(runs / f"{name}-{_highest_number(runs, name) + 1:04d}")
+            atomic.write_json(staging.manifest, head(run.name, manifest))
+            try:
+                atomic.publish(staging.path, run.path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            else:
+                return run
+    finally:
+        shutil.rmtree(staging.path, ignore_errors=True)  # it has moved away if all went well
+
+
+def open_run(path: Path) -> Run:
+    """Takes an existing folder as a run.
+
+    Raises:
+        ArtifactError: there is no run at that path; it names the nearest ones.
+    """
+    run = Run(path)
+    if _is_run(run):
+        return run
+    absent = [part.name for part in _parts(run) if not part.is_file()]
+    near = _nearest(path)
+    raise ArtifactError(
+        "this folder is not a run" if path.is_dir() else "there is no such run",
+        where=str(path),
+        why=f"{', '.join(absent)} missing" if path.is_dir() else "",
+        fix=" or ".join(str(candidate) for candidate in near) or "finetune train RECIPE.yaml   starts one",
+    )
+
+
+def list_runs(runs: Path) -> list[Run]:
+    """All runs in a folder, by name and number; what is half made or something else is passed over."""
+    if not runs.is_dir():
+        return []
+    found = [Run(path) for path in runs.iterdir() if not path.name.startswith(".")]
+    return sorted((run for run in found if _is_run(run)), key=_name_and_number)
+
+
+def _parts(run: Run) -> tuple[Path, Path, Path]:
+    """The files that every run has from its first moment on."""
+    return run.recipe, run.plan, run.manifest
+
+
+def _is_run(run: Run) -> bool:
+    return all(part.is_file() for part in _parts(run))
+
+
+def _name_and_number(run: Run) -> tuple[str, int]:
+    match = NUMBERED.fullmatch(run.name)
+    return (match[1], int(match[2])) if match else (run.name, 0)
+
+
+def _highest_number(runs: Path, name: str) -> int:
+    """The highest number that anything in the folder bears, run or not."""
+    matches = (NUMBERED.fullmatch(entry) for entry in os.listdir(runs))
+    return max((int(match[2]) for match in matches if match and match[1] == name), default=0)
+
+
+def _nearest(path: Path) -> list[Path]:
+    """At most three runs that may have been meant: around the path, beside it, or in `runs` beside it."""
+    around = [parent for parent in path.parents if _is_run(Run(parent))]
+    runs = list_runs(path.parent) + list_runs(path.parent / "runs")
+    beside = {run.name: run.path for run in runs}
+    return (around + [beside[name] for name in difflib.get_close_matches(path.name, beside, cutoff=0.0)])[:3]

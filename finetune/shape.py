@@ -1,0 +1,178 @@
+"""The shapes of a base's parameters, without torch and without reading a weight.
+
+They come from the headers of a folder's safetensors files or, for the bases we ship recipes for, from a
+small JSON made by scripts/make_shapes.py from the published config on torch's meta device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ArtifactError
+
+SHIPPED = Path(__file__).parent / "shapes"
+
+FAMILY_MODULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "linear_attention": ("linear_attn", ("in_proj_qkv", "in_proj_z", "out_proj")),
+    "attention": ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
+    "mlp": ("mlp", ("gate_proj", "up_proj", "down_proj")),
+}
+"""Family -> (block, linear layers). A Gated DeltaNet's in_proj_a and in_proj_b are not among them: they are
+two rows a head and feed the decay through exp and softplus."""
+
+_LAYER = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)\.weight")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer of the text model."""
+
+    name: str
+    """As the text-only class names its module: model.layers.0.mlp.up_proj."""
+    family: str
+    shape: tuple[int, int]
+    """(out, in)"""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Parameter names, as published, with their shapes."""
+
+    source: str
+    parameters: Mapping[str, tuple[int, ...]]
+    model_type: str
+
+    @property
+    def num_parameters(self) -> int:
+        """All of them, with vision and MTP."""
+        return sum(math.prod(shape) for shape in self.parameters.values())
+
+    @property
+    def num_text_parameters(self) -> int:
+        """What the text-only class loads: no vision, no MTP."""
+        return sum(math.prod(shape) for name, shape in self.parameters.items() if is_text(name))
+
+    @property
+    def num_routed_parameters(self) -> int:
+        """Weights of routed experts, stored fused in three dimensions."""
+        return sum(math.prod(s) for name, s in self.parameters.items() if is_text(name) and ".mlp.experts." in name)
+
+    def linears(self, families: tuple[str, ...]) -> list[Linear]:
+        """Lists the linear layers of the given families, in the order of the layers."""
+        found = []
+        for name, shape in self.parameters.items():
+            match = _LAYER.fullmatch(name)
+            if match is None or len(shape) != 2:
+                continue
+            layer, path = match.groups()
+            block, _, leaf = path.partition(".")
+            leaf = leaf.rsplit(".", 1)[-1]
+            for family in families:
+                if block == FAMILY_MODULES[family][0] and leaf in FAMILY_MODULES[family][1]:
+                    found.append((int(layer), Linear(f"model.layers.{layer}.{path}", family, (shape[0], shape[1]))))
+        return [linear for _, linear in sorted(found, key=lambda pair: pair[0])]
+
+
+def is_text(name: str) -> bool:
+    """Tells whether a published parameter belongs to the text model."""
+    return not name.startswith(("mtp.", "model.visual."))
+
+
+def read_shape(base: str, folder: Path | None) -> ModelShape:
+    """Reads a base's shapes from its folder, or from the shipped ones.
+
+    Raises:
+        ArtifactError: a shard is damaged or missing, or the base is neither on disk nor shipped.
+    """
+    if folder is not None:
+        return _from_folder(folder)
+    file = SHIPPED / f"{base.rsplit('/', 1)[-1]}.json"
+    if not base.startswith("Qwen/") or not file.is_file():
+        known = ", ".join(sorted(f"Qwen/{f.stem}" for f in SHIPPED.glob("*.json")))
+        raise ArtifactError(
+            f"the shapes of {base} are not known",
+            where="base",
+            why=f"it is not on disk, and the bases planned without a download are {known}",
+            fix=f"hf download {base}",
+        )
+    told = json.loads(file.read_text())
+    parameters: dict[str, tuple[int, ...]] = {}
+    for entry in told["parameters"]:
+        for layer in entry.get("layers", [""]):
+            parameters[entry["name"].replace("*", str(layer))] = tuple(entry["shape"])
+    return ModelShape(base, parameters, told["model_type"])
+
+
+def fingerprint(folder: Path) -> str:
+    """Identifies a base on disk without reading all of it: config, headers, sizes and 16 samples of every shard."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in _shards(folder):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} {json.dumps(read_header(file), sort_keys=True)}".encode())
+        with file.open("rb") as stream:
+            for part in range(16):
+                stream.seek(size * part // 16)
+                digest.update(stream.read(4096))
+    return digest.hexdigest()
+
+
+def _from_folder(folder: Path) -> ModelShape:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        model_type = config["model_type"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        where = str(folder / "config.json")
+        raise ArtifactError("the base's config cannot be read", where=where, why=repr(error)) from None
+    parameters: dict[str, tuple[int, ...]] = {}
+    for file in _shards(folder):
+        for name, entry in read_header(file).items():
+            parameters[name] = tuple(entry["shape"])
+    return ModelShape(str(folder), parameters, model_type)
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise ArtifactError("the base's index cannot be read", where=str(index), why=repr(error)) from None
+    for name in names:
+        if Path(name).name != name:
+            why = f"it points to {name}, outside the folder"
+            raise ArtifactError("the base's index is not to be trusted", where=str(index), why=why)
+    return [folder / name for name in names]
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Reads a safetensors header and checks that the file is as long as it says.
+
+    Source: https://huggingface.co/docs/safetensors, section Format.
+
+    Raises:
+        ArtifactError: the file is missing, cut short, or no safetensors.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, Any] = json.loads(stream.read(min(length, 2**27)))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except FileNotFoundError:
+        raise ArtifactError("a shard of the base is missing", where=str(file), fix="hf download it again") from None
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise ArtifactError("this is not a safetensors file", where=str(file), fix="hf download it again") from None
+    if size != 8 + length + end:
+        why = f"it has {size:,} bytes and should have {8 + length + end:,}"
+        raise ArtifactError("a shard of the base is cut short", where=str(file), why=why, fix="hf download it again")
+    return header

@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM, heard from the first moment on, obeyed at the next safe place."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from finetune.errors import Interrupted
+
+HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class Stop:
+    """Whether somebody asked to stop. The one thing that a signal handler may write to."""
+
+    def __init__(self) -> None:
+        self.signal = ""
+        """Name of the signal; empty while nobody asked."""
+
+    def check(self, how_to_go_on: str) -> None:
+        """Ends the work here if somebody asked.
+
+        Raises:
+            Interrupted: somebody did.
+        """
+        if self.signal:
+            raise Interrupted(f"stopped by {self.signal}", fix=how_to_go_on)
+
+
+@contextmanager
+def heard() -> Iterator[Stop]:
+    """Hears signals: the first asks for a stop after the current step, the second ends the process at once."""
+    stop = Stop()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if stop.signal:
+            os._exit(Interrupted.exit_code)
+        stop.signal = signal.Signals(number).name
+        # os.write, because a signal may come while print holds its lock
+        os.write(2, b"\nstopping after this step; again to stop at once\n")
+
+    before = {number: signal.signal(number, hear) for number in HEARD}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

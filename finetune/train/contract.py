@@ -1,0 +1,90 @@
+"""What must be the same for a resumed run to be the same run. Whatever differs is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from finetune import __version__
+from finetune.data import Dataset
+from finetune.errors import ArtifactError, Problem
+from finetune.hardware import Hardware
+from finetune.run import Run, manifest
+from finetune.shape import fingerprint
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers")
+
+NAMES = {
+    "recipe": "the recipe in the run folder",
+    "plan": "the plan in the run folder",
+    "data": "the rows, or how they are rendered",
+    "template": "the base's chat template",
+    "tokenizer": "the base's tokenizer",
+    "base": "the base's weights",
+    "device": "the device",
+}
+
+
+def versions() -> dict[str, str]:
+    """Gives the versions of the packages that decide what training computes."""
+    found = {"finetune": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def contract(recipe_yaml: str, plan_json: str, base: Path, dataset: Dataset, hardware: Hardware) -> dict[str, Any]:
+    """Gathers everything that the result depends on, as hashes and names."""
+    return {
+        "recipe": hashlib.sha256(recipe_yaml.encode()).hexdigest(),
+        "plan": hashlib.sha256(plan_json.encode()).hexdigest(),
+        "data": dataset.sha256,
+        "template": dataset.renderer.template.sha256,
+        "tokenizer": dataset.renderer.vocabulary.sha256,
+        "base": fingerprint(base),
+        "device": ", ".join(hardware.gpus[:1]) or "cpu",
+        "threads": _threads(),
+        "versions": versions(),
+    }
+
+
+def check(run: Run, base: Path, dataset: Dataset, hardware: Hardware) -> dict[str, Any]:
+    """Compares what a run was begun with against what there is now; returns the contract.
+
+    Raises:
+        ArtifactError: naming each thing that differs.
+    """
+    begun: dict[str, Any] = manifest.read(run.manifest)["contract"]
+    now = contract(run.recipe.read_text(), run.plan.read_text(), base, dataset, hardware)
+    problems = [
+        Problem(
+            f"{told} changed since the run began",
+            str(run.path),
+            f"it was {begun[key][:16]} and is {now[key][:16]}",
+            f"put it back, or begin a new run: finetune train {run.recipe}",
+        )
+        for key, told in NAMES.items()
+        if begun[key] != now[key]
+    ]
+    changed = {p: v for p, v in begun["versions"].items() if now["versions"].get(p) != v}
+    if changed:
+        told = ", ".join(f"{p} {v} is now {now['versions'].get(p, 'absent')}" for p, v in changed.items())
+        fix = "pip install " + " ".join(f"{p}=={v}" for p, v in changed.items() if p not in ("python", "finetune"))
+        problems.append(Problem("the packages changed since the run began", str(run.path), told, fix))
+    if problems:
+        raise ArtifactError.of(problems)
+    return begun
+
+
+def _threads() -> int:
+    """Threads of CPU arithmetic: another number adds in another order, and the last bits differ."""
+    import torch
+
+    return int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())

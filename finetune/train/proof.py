@@ -1,0 +1,78 @@
+"""What a finished training claims, each claim with the figure that was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from finetune.data import Dataset
+from finetune.errors import ProofFailed
+from finetune.model import adapter_tensors, bytes_by_dtype, kernels
+from finetune.plan import Plan
+from finetune.recipe import Recipe
+from finetune.run import Claim, Run, metrics
+
+
+def claims(run: Run, recipe: Recipe, plan: Plan, dataset: Dataset, trainer: Any, artifact: Path) -> list[Claim]:
+    """Gathers the claims of a training, from what it left on disk wherever that is possible.
+
+    Raises:
+        ProofFailed: fewer steps were taken than planned, or what was written is not what was trained.
+    """
+    records = metrics.read(run.metrics)
+    steps = max(record["step"] for record in records if "loss" in record)
+    _demand(steps == plan.steps, "not every planned step was taken", f"{steps} of {plan.steps}", run)
+    found = [
+        _claim("optimizer steps taken", steps, plan.steps),
+        _claim("layers with an adapter", sum(plan.num_targets.values()), sum(plan.num_targets.values())),
+        _claim("trainable parameters", _trainable(trainer.model), plan.trainable_parameters),
+        _claim("learnt tokens in an epoch", dataset.counts.learnt_tokens),
+        *(_claim(f"bytes held as {dtype}", size) for dtype, size in bytes_by_dtype(trainer.model).items()),
+        *(_claim(f"kernel of {name}", kernel) for name, kernel in kernels(plan.device).items()),
+    ]
+    for record in records:
+        if "gradients" in record:
+            seen = record["gradients"]
+            alive, dead = sum(seen["alive"].values()), sum(seen["dead"].values())
+            found.append(_claim(f"{seen['of']} with a gradient at step {record['step']}", alive, alive + dead))
+    held = [record["held_out_loss"] for record in records if "held_out_loss" in record]
+    if held:
+        found.append(_claim("held-out loss of the base, nats a token", held[0]))
+        found.append(_claim("held-out loss after training, nats a token", held[-1]))
+        fell = held[0] - held[-1]
+        found.append({"claim": "held-out loss fell by", "measured": fell, "tolerance": None, "holds": fell > 0})
+    found.append(_read_back(run, plan, trainer, artifact))
+    return found
+
+
+def _claim(claim: str, measured: Any, expected: Any = None) -> Claim:
+    holds = expected is None or measured == expected
+    return {"claim": claim, "measured": measured, "tolerance": expected, "holds": holds}
+
+
+def _trainable(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _read_back(run: Run, plan: Plan, trainer: Any, artifact: Path) -> Claim:
+    """Reads what was written and compares it bit for bit with what was trained."""
+    if plan.method == "full":
+        saved = {n: t for f in sorted(artifact.glob("*.safetensors")) for n, t in load_file(f).items()}
+        finite = all(bool(torch.isfinite(t).all()) for t in saved.values())
+        _demand(bool(saved) and finite, "the weights that were written are not finite", str(artifact), run)
+        return _claim("tensors read back, all finite", len(saved))
+    saved, trained = load_file(artifact / "adapter_model.safetensors"), adapter_tensors(trainer.model)
+    same = saved.keys() == trained.keys() and all(torch.equal(saved[name], trained[name]) for name in saved)
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in saved.values())
+    _demand(same and finite, "the adapter on disk is not the one that was trained", str(artifact), run)
+    moved = sum(bool(t.any()) for n, t in saved.items() if "lora_B" in n)
+    _demand(moved > 0, "no adapter moved", "every lora_B is still zero", run)
+    return _claim("adapter tensors read back bit-identical", len(saved), 2 * sum(plan.num_targets.values()))
+
+
+def _demand(holds: bool, what: str, why: str, run: Run) -> None:
+    if not holds:
+        raise ProofFailed(what, where=str(run.path), why=why)

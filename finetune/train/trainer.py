@@ -1,0 +1,134 @@
+"""trl's trainer with four habits of ours: finite or stopped, staged and verified, warm from the first step, no pickle
+of its arguments.
+
+The loss, the fused language-model head, accumulation and the optimizers are trl's and transformers'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from trl import SFTTrainer
+
+from finetune.data import Example
+from finetune.errors import TrainingStopped
+from finetune.model import restore_adapter, save_adapter
+from finetune.plan import Plan
+from finetune.recipe import Recipe
+from finetune.run import Run, checkpoint
+
+FULL_WEIGHTS = "model.safetensors"
+
+
+class ProvingTrainer(SFTTrainer):
+    """A trainer that stops rather than train on what is not finite, and saves only what can be resumed from."""
+
+    def __init__(self, run: Run, recipe: Recipe, plan: Plan, places: Sequence[str], **given: Any) -> None:
+        self.finetune_run, self.recipe, self.plan, self.places = run, recipe, plan, places
+        super().__init__(**given)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back
+                parameter.data = parameter.data.float()
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Runs one micro-batch forward and backward, and looks at what came out.
+
+        Raises:
+            TrainingStopped: the loss or a gradient is not finite; nothing was updated.
+        """
+        rows = inputs.pop("index").tolist()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        finite_loss, finite_norm = torch.isfinite(torch.stack([loss.float(), norm.to(loss.device)])).tolist()
+        if not (finite_loss and finite_norm):
+            raise self._not_finite("the loss" if not finite_loss else "a gradient", loss.item(), rows)
+        return loss
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Makes the learning rate rise from the very first step, so that no step trains nothing."""
+        if self.lr_scheduler is None:
+            rate = partial(rate_at, plan_steps=self.plan.steps, warmup=self.plan.warmup_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, partial(rate, schedule=self.recipe.train.schedule)
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        checkpoint.save(self.finetune_run.checkpoints, self.state.global_step, self._write_state)
+        checkpoint.prune(self.finetune_run.checkpoints, self.recipe.train.keep_checkpoints)
+
+    def _write_state(self, folder: Path) -> None:
+        """Writes everything that the next step depends on; the caller stages, hashes and renames."""
+        if self.plan.method == "full":
+            save_model(self.model, str(folder / FULL_WEIGHTS))
+        else:
+            save_adapter(self.model, folder)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def restore(self, folder: Path) -> None:
+        """Puts the trained weights of a checkpoint back."""
+        if self.plan.method == "full":
+            load_model(self.model, folder / FULL_WEIGHTS)
+        else:
+            restore_adapter(self.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.restore(Path(resume_from_checkpoint))
+
+    def _not_finite(self, what: str, loss: float, rows: Sequence[int]) -> TrainingStopped:
+        step = self.state.global_step + 1
+        newest = checkpoint.newest_verified(self.finetune_run.checkpoints)
+        places = ", ".join(dict.fromkeys(self.places[row] for row in rows))
+        kept = f"the last good state is {newest.path}" if newest.path else "no checkpoint was written yet"
+        rate = self.recipe.train.learning_rate / 2
+        return TrainingStopped(
+            f"{what} is not finite at step {step} (loss {loss})",
+            where=places,
+            why=f"these rows were in the micro-batch; nothing was updated or saved, {kept}",
+            fix=f"look at the rows, or begin again with --set train.learning_rate={rate:g}",
+        )
+
+
+def rate_at(step: int, *, plan_steps: int, warmup: int, schedule: str) -> float:
+    """Gives the factor on the learning rate for an optimizer step, counted from 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, plan_steps - warmup))
+    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def collate(batch: Sequence[dict[str, Any]], *, pad: int) -> dict[str, torch.Tensor]:
+    """Pads examples on the right to the longest of them; returns tensors of shape (examples, tokens)."""
+    longest = max(len(example["input_ids"]) for example in batch)
+
+    def padded(key: str, value: int) -> torch.Tensor:
+        return torch.tensor([list(e[key]) + [value] * (longest - len(e[key])) for e in batch])
+
+    lengths = torch.tensor([len(example["input_ids"]) for example in batch])
+    return {
+        "input_ids": padded("input_ids", pad),
+        "labels": padded("labels", -100),
+        "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+        "index": torch.tensor([example["index"] for example in batch]),
+    }
+
+
+def as_columns(examples: Sequence[Example]) -> dict[str, list[Any]]:
+    """Turns examples into the columns that trl takes as already prepared."""
+    return {
+        "input_ids": [example.ids for example in examples],
+        "labels": [[i if learnt else -100 for i, learnt in zip(e.ids, e.learnt, strict=True)] for e in examples],
+        "index": list(range(len(examples))),
+    }

@@ -1,0 +1,253 @@
+"""`finetune train`: begin a run, train it, prove what was trained. Resuming is the same call on the same folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from finetune.data import Dataset, prepare
+from finetune.errors import OutsideError
+from finetune.hardware import Hardware, detect
+from finetune.hub import fetch
+from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base, save_adapter
+from finetune.plan import Plan, make_plan
+from finetune.recipe import Recipe, dump, load
+from finetune.run import Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
+from finetune.shape import read_shape
+from finetune.stopping import Stop
+from finetune.train.contract import check, contract, versions
+from finetune.train.plot import draw_loss
+from finetune.train.proof import claims
+from finetune.train.trainer import ProvingTrainer, as_columns, collate
+from finetune.train.watching import Watcher
+
+Say = Callable[[str], None]
+
+
+def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Dataset]:
+    """Plans the recipe on this machine and makes its run folder.
+
+    Raises:
+        RecipeError, DataError, ArtifactError, OutsideError: something that the recipe names is wrong; no run is made.
+        Interrupted: a signal came; no run is made.
+    """
+    _refuse_many_processes()
+    hardware = detect()
+    base = fetch(recipe.base, recipe.base_path, recipe.revision)
+    stop.check("nothing was begun; give the command again")
+    dataset = prepare(recipe, base)
+    plan = make_plan(recipe, read_shape(recipe.base, base), hardware, dataset.counts)
+    for note in (*plan.notes, *dataset.notes):
+        say(f"note: {note}")
+    stop.check("nothing was begun; give the command again")
+    facts = _facts(recipe, plan, base, dataset, hardware, runs)
+    run = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts)
+    return run, dataset
+
+
+def train(
+    run: Run,
+    stop: Stop,
+    say: Say,
+    report: Callable[[dict[str, Any]], None],
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
+    """Trains a run to its end, from its newest checkpoint that verifies, and proves the result.
+
+    Args:
+        run: the folder; everything else is read from it.
+        stop: asked between steps.
+        say: takes a line for the user.
+        report: takes each record of metrics.jsonl.
+        dataset: what `begin` prepared; prepared again when it is not given.
+
+    Returns:
+        The manifest's entry for this stage.
+
+    Raises:
+        ArtifactError: the base, the data or the packages are not those that the run began with.
+        TrainingStopped: a loss or gradient is not finite, or a family learns nothing.
+        Interrupted: a signal came; the state is saved.
+        RunLocked: another process works in the folder.
+    """
+    began = time.monotonic()
+    _refuse_many_processes()
+    with locked(run):
+        if done := [entry for entry in manifest.read(run.manifest)["stages"] if entry["stage"] == "train"]:
+            say("the run is finished; there is nothing to resume")
+            return dict(done[-1])
+        go_on = f"finetune train --resume {run.path}"
+        recipe, plan, hardware = load(run.recipe), Plan.from_json(run.plan.read_text()), detect()
+        base = fetch(recipe.base, recipe.base_path, recipe.revision)
+        dataset = dataset or prepare(recipe, base)
+        begun = check(run, base, dataset, hardware)
+        _same_threads(begun["threads"])
+        stop.check(go_on)
+        trainer, watcher = _trainer(run, recipe, plan, base, dataset, stop, report, say)
+        stop.check(go_on)
+        _train_on(run, trainer, watcher, say)
+        if watcher.stopped:
+            stop.check(go_on)
+        artifact = _publish(run, plan, trainer)
+        found = claims(run, recipe, plan, dataset, trainer, artifact)
+        entry = Entry(
+            stage="train",
+            inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
+            outputs={f"{artifact.name}/{f.name}": atomic.sha256(f) for f in sorted(artifact.iterdir())},
+            claims=found,
+            versions=versions(),
+            seconds=round(time.monotonic() - began, 1),
+            finished=manifest.now(),
+        )
+        draw_loss(run)
+        manifest.add(run.manifest, entry)
+        return manifest.read(run.manifest)["stages"][-1]  # type: ignore[no-any-return]
+
+
+def _facts(recipe: Recipe, plan: Plan, base: Path, dataset: Dataset, hardware: Hardware, runs: Path) -> dict[str, Any]:
+    """What stands at the head of the manifest: how the model is to be asked, and what a resume is held to."""
+    recipe_yaml = dump(recipe, runs.absolute() / "any-run")
+    return {
+        "recipe_yaml": recipe_yaml,
+        "serving": {
+            "thinking": dataset.thinking,
+            "preserve_thinking": recipe.data.preserve_thinking,
+            "system": recipe.system,
+        },
+        "data": {name: getattr(dataset.counts, name) for name in dataset.counts.__dataclass_fields__},
+        "notes": [*plan.notes, *dataset.notes],
+        "contract": contract(recipe_yaml, plan.to_json(), base, dataset, hardware),
+    }
+
+
+def _trainer(
+    run: Run,
+    recipe: Recipe,
+    plan: Plan,
+    base: Path,
+    dataset: Dataset,
+    stop: Stop,
+    report: Callable[[dict[str, Any]], None],
+    say: Say,
+) -> tuple[ProvingTrainer, Watcher]:
+    """Loads the base and puts the pieces together."""
+    import datasets
+    from transformers import AutoTokenizer, PrinterCallback
+
+    for name, kernel in kernels(plan.device).items():
+        if "slow" in kernel and plan.device == "cuda":
+            say(f"WARNING: {name} runs on the {kernel}: pip install 'finetune-proven[kernels]'")
+    model = load_base(base, plan)
+    if plan.method != "full":
+        model = add_adapter(model, plan, dropout=recipe.lora.dropout, seed=recipe.train.seed)
+    else:
+        model.requires_grad_(True)
+    watcher = Watcher(run, plan, dataset.held_out, stop, report)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    trainer = ProvingTrainer(
+        run,
+        recipe,
+        plan,
+        [example.place for example in dataset.train],
+        model=model,
+        args=_arguments(run, recipe, plan),
+        data_collator=partial(collate, pad=tokenizer.pad_token_id),
+        train_dataset=datasets.Dataset.from_dict(as_columns(dataset.train)),
+        processing_class=tokenizer,
+        callbacks=[watcher],
+    )
+    trainer.remove_callback(PrinterCallback)
+    watcher.trainer = trainer
+    held = ", ".join(f"{_size(size)} of {dtype}" for dtype, size in bytes_by_dtype(trainer.model).items())
+    say(f"loaded {plan.base}: {held}; {plan.trainable_parameters:,} parameters are trained")
+    return trainer, watcher
+
+
+def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
+    """Says the plan in trl's words. What is decided here is decided nowhere else."""
+    from trl import SFTConfig
+
+    cuda = plan.device == "cuda"
+    return SFTConfig(
+        output_dir=str(run.checkpoints),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=plan.accumulation,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        learning_rate=recipe.train.learning_rate,
+        weight_decay=recipe.train.weight_decay,
+        max_grad_norm=recipe.train.max_grad_norm,
+        optim=plan.optimizer,
+        seed=recipe.train.seed,
+        bf16=cuda,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=list(recipe.train.report_to),
+        run_name=run.name,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> None:
+    """Trains from the newest checkpoint that verifies, or from the start."""
+    newest = checkpoint.newest_verified(run.checkpoints)
+    for name, reason in newest.refused:
+        say(f"checkpoint refused: {name}: {reason}")
+    metrics.rewind(run.metrics, newest.step if newest.path else -1)
+    if newest.path is None:
+        watcher.evaluate(0)
+    else:
+        say(f"resuming at step {newest.step} from {newest.path.name}")
+    if newest.step == trainer.plan.steps:  # killed between the last step and the adapter
+        trainer.restore(newest.path)
+    else:
+        trainer.train(resume_from_checkpoint=str(newest.path) if newest.path else None)
+
+
+def _publish(run: Run, plan: Plan, trainer: ProvingTrainer) -> Path:
+    """Writes what was learnt, whole or not at all."""
+    final = run.weights if plan.method == "full" else run.adapter
+    staging = run.path / f".staging-{final.name}"
+    for leftover in (staging, final):  # of a process that was killed before its manifest entry
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging.mkdir()
+    if plan.method == "full":
+        trainer.model.save_pretrained(staging)
+    else:
+        save_adapter(trainer.model, staging)
+    atomic.publish(staging, final)
+    return final
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**29 else f"{size_bytes / 2**20:.1f} MiB"
+
+
+def _same_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _refuse_many_processes() -> None:
+    """One process trains; several visible GPUs are narrowed to the first."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise OutsideError(
+            "training in several processes is not built yet",
+            where="WORLD_SIZE=" + os.environ["WORLD_SIZE"],
+            why="each would train alone and overwrite the others",
+            fix="finetune train RECIPE   # without torchrun, on one GPU",
+        )
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")

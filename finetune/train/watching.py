@@ -1,0 +1,99 @@
+"""What happens between the steps: gradients shown alive, held-out rows scored, checkpoints due, signals heard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from finetune.data import Example
+from finetune.errors import TrainingStopped
+from finetune.model import family_of, score
+from finetune.plan import Plan
+from finetune.run import Run, metrics
+from finetune.stopping import Stop
+
+KEPT = ("loss", "grad_norm", "learning_rate", "epoch", "mean_token_accuracy", "entropy")
+
+
+class Watcher(TrainerCallback):
+    """Watches a training from the inside and writes what it sees to metrics.jsonl."""
+
+    def __init__(
+        self,
+        run: Run,
+        plan: Plan,
+        held_out: Sequence[Example],
+        stop: Stop,
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.run, self.plan, self.held_out, self.stop, self.report = run, plan, held_out, stop, report
+        self.trainer: Any = None
+        self.stopped = False
+        self._began = self._seconds = 0.0
+        self._tokens = 0.0
+
+    def record(self, **told: Any) -> None:
+        """Appends one line to metrics.jsonl and shows it."""
+        metrics.append(self.run.metrics, told)
+        self.report(told)
+
+    def evaluate(self, step: int) -> None:
+        """Scores the held-out examples; draws no random number."""
+        if self.held_out:
+            found = score(self.trainer.model, self.held_out)
+            self.record(step=step, held_out_loss=found.loss, held_out_tokens=sum(found.tokens))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Starts the clock of a step."""
+        self._began = time.monotonic()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Shows in the first two steps that every family learns.
+
+        An adapter begins with B = 0: the first step moves B only, the second moves A too.
+        """
+        if state.global_step == 0:
+            self._show_alive("lora_B" if self.plan.method != "full" else "", 1)
+        elif state.global_step == 1 and self.plan.method != "full":
+            self._show_alive("lora_A", 2)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Decides whether to evaluate, save or stop; transformers saves after this returns."""
+        self._seconds = time.monotonic() - self._began
+        step = state.global_step
+        last = step >= self.plan.steps
+        if last or step % self.plan.steps_per_epoch == 0:
+            self.evaluate(step)
+        control.should_save = last or step % self.plan.save_every == 0
+        if self.stop.signal and not last:
+            self.stopped = True
+            control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **given: Any) -> None:
+        """Writes a step's figures. Those that depend on the clock end in `_seconds` or `_per_second`."""
+        if "loss" not in logs:
+            return
+        new_tokens, self._tokens = logs["num_tokens"] - self._tokens, logs["num_tokens"]
+        told = {key: logs[key] for key in KEPT if key in logs}
+        rate = new_tokens / self._seconds
+        self.record(step=state.global_step, **told, step_seconds=self._seconds, tokens_per_second=rate)
+
+    def _show_alive(self, kind: str, step: int) -> None:
+        alive: Counter[str] = Counter()
+        dead: Counter[str] = Counter()
+        for name, parameter in self.trainer.model.named_parameters():
+            if parameter.requires_grad and kind in name:
+                moved = parameter.grad is not None and bool(parameter.grad.any())
+                (alive if moved else dead)[family_of(name)] += 1
+        if without := [family for family in dead if not alive[family]]:
+            raise TrainingStopped(
+                f"{kind or 'the weights'} of {', '.join(without)} got no gradient at step {step}",
+                where=str(self.run.path),
+                why="an adapter without a gradient learns nothing, however many steps follow",
+                fix=f"--set lora.targets=[{', '.join(f for f in alive)}]",
+            )
+        self.record(step=step, gradients={"of": kind or "weights", "alive": dict(alive), "dead": dict(dead)})

@@ -1,0 +1,45 @@
+"""Bases that tests share, made once, and an environment in which CPU tests are fast and offline.
+
+The variables are set before any test imports torch; nothing here imports it, so that unit tests never pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ |= {
+    "OMP_NUM_THREADS": "1",  # two threads on a busy machine are ten times slower than one
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "DS_ACCELERATOR": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def pico_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense Qwen3.6 of random weights, its head apart from its embedding as in the 27B."""
+    return _make(tmp_path_factory, "pico")
+
+
+@pytest.fixture(scope="session")
+def pico_tied_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with one weight for embedding and head, as in sizes up to 4B."""
+    return _make(tmp_path_factory, "pico-tied", tied=True)
+
+
+@pytest.fixture(scope="session")
+def pico_moe_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of 8 experts of which 2 are chosen, fused on disk as in the 35B-A3B."""
+    return _make(tmp_path_factory, "pico-moe", moe=True)
+
+
+def _make(tmp_path_factory: pytest.TempPathFactory, name: str, **kind: bool) -> Path:
+    import torch
+
+    from finetune.demo_base import make_pico_base
+
+    torch.set_num_threads(1)  # whoever imported torch before this file was read
+    return make_pico_base(tmp_path_factory.mktemp("bases") / name, **kind)

@@ -8,9 +8,6 @@ from typing import Any
 
 import typer
 
-from finetune.recipe import load
-from finetune.run import list_runs, manifest, metrics, open_run
-
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
@@ -26,7 +23,7 @@ def schema() -> None:
 
 def show_recipe(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str] = SET) -> None:
     """Print a recipe as it is understood, defaults written out."""
-    from finetune.recipe import dump
+    from finetune.recipe import dump, load
 
     print(dump(load(recipe, overrides), recipe.parent.absolute()), end="")
 
@@ -37,6 +34,7 @@ def plan(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str]
     from finetune.hardware import detect
     from finetune.hub import locate
     from finetune.plan import make_plan
+    from finetune.recipe import load
     from finetune.shape import read_shape
 
     wishes = load(recipe, overrides)
@@ -69,6 +67,8 @@ def plan(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str]
 
 def runs(folder: Path = typer.Option(Path("runs"), "--runs", help="The folder of runs."), as_json: bool = JSON) -> None:
     """List runs: how far they came and what they measured."""
+    from finetune.run import list_runs
+
     found = [_row(run) for run in list_runs(folder)]
     if as_json:
         print(json.dumps(found, indent=2))
@@ -85,6 +85,8 @@ def runs(folder: Path = typer.Option(Path("runs"), "--runs", help="The folder of
 
 def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSON) -> None:
     """Print a run's chain of proofs."""
+    from finetune.run import manifest, open_run
+
     opened = open_run(run)
     told = manifest.read(opened.manifest)
     if as_json:
@@ -113,6 +115,8 @@ def _adapters(made: Any) -> str:
 
 
 def _row(run: Any) -> dict[str, Any]:
+    from finetune.run import manifest, metrics
+
     told, planned = manifest.read(run.manifest), json.loads(run.plan.read_text())
     records = metrics.read(run.metrics) if run.metrics.exists() else []
     held = [record["held_out_loss"] for record in records if "held_out_loss" in record]

@@ -6,6 +6,8 @@ import logging
 import os
 import warnings
 
+from finetune.hardware import detect
+
 
 def quiet_libraries() -> None:
     """Call it before torch or transformers are imported."""
@@ -18,3 +20,5 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not os.isatty(2):
         os.environ.setdefault("TQDM_DISABLE", "1")
+    if detect().device == "cpu":  # else deepspeed, which accelerate imports, says on stdout that it found none
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -12,8 +12,6 @@ import typer
 from finetune import stopping
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
-from finetune.recipe import load
-from finetune.run import Run, open_run
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 RUNS = typer.Option(Path("runs"), "--runs", help="The folder of runs.")
@@ -28,6 +26,9 @@ def train(
     as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the run folder."),
 ) -> None:
     """Train a recipe to a proven adapter. The last line on stdout is the run folder."""
+    from finetune.recipe import load
+    from finetune.run import open_run
+
     _one_of(recipe, resume, overrides)
     with stopping.heard() as stop:
         run = open_run(resume) if resume else None
@@ -57,7 +58,9 @@ def chat(
     max_tokens: int = typer.Option(1024, "--max-tokens", min=1, help="The most tokens of an answer."),
 ) -> None:
     """Talk to what was trained, asked exactly as in training."""
-    opened: Run = open_run(run)
+    from finetune.run import open_run
+
+    opened = open_run(run)
     quiet_libraries()
     from finetune import chat as talk
 

@@ -198,6 +198,7 @@ def _prove_loss(trained: Any, read: Any, heldout: list[list[int]]) -> float:
         ProofFailed: they differ by more than rounding explains.
     """
     wanted, found = pretrain.heldout_loss(trained, heldout), pretrain.heldout_loss(read, heldout)
+    print("DIFF", wanted, found)
     if abs(wanted - found) > BF16_LOSS_TOLERANCE:
         raise ProofFailed(
             "the demo base that was read back is not the one that was trained",

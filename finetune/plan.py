@@ -13,7 +13,7 @@ from finetune.data import Counts
 from finetune.errors import ArtifactError, RecipeError
 from finetune.hardware import Hardware
 from finetune.recipe import Recipe, is_folder
-from finetune.shape import FAMILY_MODULES, ModelShape
+from finetune.shape import FAMILY_MODULES, Linear, ModelShape
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_moe")
 
@@ -88,18 +88,8 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
             why=f"its model_type is {shape.model_type}; known are {', '.join(MODEL_TYPES)}",
             fix="base: Qwen/Qwen3.6-27B",
         )
-    linears = shape.linears(recipe.lora.targets)
-    num_targets = Counter(linear.family for linear in linears)
-    for family in recipe.lora.targets:
-        if not num_targets[family] and recipe.method != "full":
-            others = [f for f in FAMILY_MODULES if shape.linears((f,))]
-            raise RecipeError(
-                f"the base has no layer of the family {family}",
-                where=recipe.where("lora.targets"),
-                why="an adapter that matches nothing trains nothing",
-                fix=f"lora.targets: [{', '.join(others)}]",
-            )
     full = recipe.method == "full"
+    linears = [] if full else _targets(recipe, shape)
     adapters = sum(recipe.lora.rank * sum(linear.shape) for linear in linears)
     micro = micro_batch(recipe.train.batch_size, counts.longest or recipe.data.max_length, hardware.device)
     per_epoch = math.ceil(counts.examples / recipe.train.batch_size)
@@ -113,7 +103,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
         quantisation="nf4, double" if recipe.method == "qlora" else None,
         unquantised=UNQUANTISED if recipe.method == "qlora" else (),
         target_modules=() if full else tuple(m for f in recipe.lora.targets for m in FAMILY_MODULES[f][1]),
-        num_targets={} if full else dict(num_targets),
+        num_targets=dict(Counter(linear.family for linear in linears)),
         rank=recipe.lora.rank,
         alpha=recipe.lora.alpha or 2.0 * recipe.lora.rank,
         trainable_parameters=shape.num_text_parameters if full else adapters,
@@ -131,6 +121,24 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
         learnt_tokens=counts.learnt_tokens,
         notes=tuple(_notes(recipe, shape)),
     )
+
+
+def _targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
+    """Lists the layers that get an adapter.
+
+    Raises:
+        RecipeError: a family has none.
+    """
+    linears = shape.linears(recipe.lora.targets)
+    for family in recipe.lora.targets:
+        if not any(linear.family == family for linear in linears):
+            raise RecipeError(
+                f"the base has no layer of the family {family}",
+                where=recipe.where("lora.targets"),
+                why="an adapter that matches nothing trains nothing",
+                fix=f"lora.targets: [{', '.join(f for f in FAMILY_MODULES if shape.linears((f,)))}]",
+            )
+    return linears
 
 
 def micro_batch(batch_size: int, longest: int, device: str) -> int:

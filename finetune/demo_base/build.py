@@ -31,7 +31,7 @@ LIBRARIES = ("huggingface-hub", "safetensors", "tokenizers", "torch", "transform
 """Whatever takes part in what the files contain."""
 
 BF16_LOSS_TOLERANCE = 0.02
-"""Nats by which rounding the weights to bfloat16 may change the held-out loss; MEASURED was measured."""
+"""Nats by which rounding the weights to bfloat16 may change the held-out loss; 0.0002 was measured."""
 
 PICO_TEXT = """\
 The pump on line three stopped at noon, and the log says that the valve was closed. Open the valve, wait for the
@@ -198,7 +198,6 @@ def _prove_loss(trained: Any, read: Any, heldout: list[list[int]]) -> float:
         ProofFailed: they differ by more than rounding explains.
     """
     wanted, found = pretrain.heldout_loss(trained, heldout), pretrain.heldout_loss(read, heldout)
-    print("DIFF", wanted, found)
     if abs(wanted - found) > BF16_LOSS_TOLERANCE:
         raise ProofFailed(
             "the demo base that was read back is not the one that was trained",

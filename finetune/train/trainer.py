@@ -53,12 +53,14 @@ class ProvingTrainer(SFTTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Makes the learning rate rise from the very first step, so that no step trains nothing."""
-        if self.lr_scheduler is None:
-            rate = partial(rate_at, plan_steps=self.plan.steps, warmup=self.plan.warmup_steps)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, partial(rate, schedule=self.recipe.train.schedule)
-            )
-            self._created_lr_scheduler = True
+        rate = partial(
+            rate_at,
+            plan_steps=self.plan.steps,
+            warmup=self.plan.warmup_steps,
+            schedule=self.recipe.train.schedule,
+        )
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
+        self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

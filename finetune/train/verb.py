@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ from finetune.data import Dataset, prepare
 from finetune.errors import OutsideError
 from finetune.hardware import Hardware, detect
 from finetune.hub import fetch
-from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base, save_adapter
+from finetune.model import save_adapter
 from finetune.plan import Plan, make_plan
 from finetune.recipe import Recipe, dump, load
 from finetune.run import Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
 from finetune.shape import read_shape
 from finetune.stopping import Stop
+from finetune.train.assembly import assemble
 from finetune.train.contract import check, contract, versions
 from finetune.train.plot import draw_loss
 from finetune.train.proof import claims
-from finetune.train.trainer import ProvingTrainer, as_columns, collate
+from finetune.train.trainer import ProvingTrainer
 from finetune.train.watching import Watcher
 
 Say = Callable[[str], None]
@@ -88,25 +89,37 @@ def train(
         begun = check(run, base, dataset, hardware)
         _same_threads(begun["threads"])
         stop.check(go_on)
-        trainer, watcher = _trainer(run, recipe, plan, base, dataset, stop, report, say)
+        trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say)
         stop.check(go_on)
         _train_on(run, trainer, watcher, say)
         if watcher.stopped:
             stop.check(go_on)
-        artifact = _publish(run, plan, trainer)
-        found = claims(run, recipe, plan, dataset, trainer, artifact)
-        entry = Entry(
-            stage="train",
-            inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
-            outputs={f"{artifact.name}/{f.name}": atomic.sha256(f) for f in sorted(artifact.iterdir())},
-            claims=found,
-            versions=versions(),
-            seconds=round(time.monotonic() - began, 1),
-            finished=manifest.now(),
-        )
-        draw_loss(run)
-        manifest.add(run.manifest, entry)
-        return manifest.read(run.manifest)["stages"][-1]  # type: ignore[no-any-return]
+        return _prove(run, recipe, plan, dataset, trainer, begun, time.monotonic() - began)
+
+
+def _prove(
+    run: Run,
+    recipe: Recipe,
+    plan: Plan,
+    dataset: Dataset,
+    trainer: ProvingTrainer,
+    begun: dict[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """Writes what was learnt, proves it, and adds the stage to the manifest, which makes it so."""
+    artifact = _publish(run, plan, trainer)
+    entry = Entry(
+        stage="train",
+        inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
+        outputs={f"{artifact.name}/{f.name}": atomic.sha256(f) for f in sorted(artifact.iterdir())},
+        claims=claims(run, recipe, plan, dataset, trainer, artifact),
+        versions=versions(),
+        seconds=round(seconds, 1),
+        finished=manifest.now(),
+    )
+    draw_loss(run)
+    manifest.add(run.manifest, entry)
+    return asdict(entry)
 
 
 def _facts(recipe: Recipe, plan: Plan, base: Path, dataset: Dataset, hardware: Hardware, runs: Path) -> dict[str, Any]:
@@ -125,81 +138,6 @@ def _facts(recipe: Recipe, plan: Plan, base: Path, dataset: Dataset, hardware: H
     }
 
 
-def _trainer(
-    run: Run,
-    recipe: Recipe,
-    plan: Plan,
-    base: Path,
-    dataset: Dataset,
-    stop: Stop,
-    report: Callable[[dict[str, Any]], None],
-    say: Say,
-) -> tuple[ProvingTrainer, Watcher]:
-    """Loads the base and puts the pieces together."""
-    import datasets
-    from transformers import AutoTokenizer, PrinterCallback
-
-    for name, kernel in kernels(plan.device).items():
-        if "slow" in kernel and plan.device == "cuda":
-            say(f"WARNING: {name} runs on the {kernel}: pip install 'finetune-proven[kernels]'")
-    model = load_base(base, plan)
-    if plan.method != "full":
-        model = add_adapter(model, plan, dropout=recipe.lora.dropout, seed=recipe.train.seed)
-    else:
-        model.requires_grad_(True)
-    watcher = Watcher(run, plan, dataset.held_out, stop, report)
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    trainer = ProvingTrainer(
-        run,
-        recipe,
-        plan,
-        [example.place for example in dataset.train],
-        model=model,
-        args=_arguments(run, recipe, plan),
-        data_collator=partial(collate, pad=tokenizer.pad_token_id),
-        train_dataset=datasets.Dataset.from_dict(as_columns(dataset.train)),
-        processing_class=tokenizer,
-        callbacks=[watcher],
-    )
-    trainer.remove_callback(PrinterCallback)
-    watcher.trainer = trainer
-    held = ", ".join(f"{_size(size)} of {dtype}" for dtype, size in bytes_by_dtype(trainer.model).items())
-    say(f"loaded {plan.base}: {held}; {plan.trainable_parameters:,} parameters are trained")
-    return trainer, watcher
-
-
-def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
-    """Says the plan in trl's words. What is decided here is decided nowhere else."""
-    from trl import SFTConfig
-
-    cuda = plan.device == "cuda"
-    return SFTConfig(
-        output_dir=str(run.checkpoints),
-        max_steps=plan.steps,
-        per_device_train_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=plan.accumulation,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        learning_rate=recipe.train.learning_rate,
-        weight_decay=recipe.train.weight_decay,
-        max_grad_norm=recipe.train.max_grad_norm,
-        optim=plan.optimizer,
-        seed=recipe.train.seed,
-        bf16=cuda,
-        use_cpu=not cuda,
-        dataloader_pin_memory=cuda,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to=list(recipe.train.report_to),
-        run_name=run.name,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-
-
 def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> None:
     """Trains from the newest checkpoint that verifies, or from the start."""
     newest = checkpoint.newest_verified(run.checkpoints)
@@ -210,7 +148,7 @@ def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> 
         watcher.evaluate(0)
     else:
         say(f"resuming at step {newest.step} from {newest.path.name}")
-    if newest.step == trainer.plan.steps:  # killed between the last step and the adapter
+    if newest.path and newest.step == trainer.plan.steps:  # killed between the last step and the adapter
         trainer.restore(newest.path)
     else:
         trainer.train(resume_from_checkpoint=str(newest.path) if newest.path else None)
@@ -229,10 +167,6 @@ def _publish(run: Run, plan: Plan, trainer: ProvingTrainer) -> Path:
         save_adapter(trainer.model, staging)
     atomic.publish(staging, final)
     return final
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**29 else f"{size_bytes / 2**20:.1f} MiB"
 
 
 def _same_threads(threads: int) -> None:

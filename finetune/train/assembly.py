@@ -1,0 +1,96 @@
+"""Puts a training together: the base in memory, its adapters, the trainer's arguments, the watcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import AutoTokenizer, PrinterCallback
+from trl import SFTConfig
+
+from finetune.data import Dataset
+from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base
+from finetune.plan import Plan
+from finetune.recipe import Recipe
+from finetune.run import Run
+from finetune.stopping import Stop
+from finetune.train.trainer import ProvingTrainer, as_columns, collate
+from finetune.train.watching import Watcher
+
+
+def assemble(
+    run: Run,
+    recipe: Recipe,
+    plan: Plan,
+    base: Path,
+    dataset: Dataset,
+    stop: Stop,
+    report: Callable[[dict[str, Any]], None],
+    say: Callable[[str], None],
+) -> tuple[ProvingTrainer, Watcher]:
+    """Loads the base, gives it its adapters, and hands both to a trainer that is watched."""
+    for name, kernel in kernels(plan.device).items():
+        if "slow" in kernel:
+            cure = "pip install 'finetune-proven[kernels]'" if plan.device == "cuda" else "there is no GPU here"
+            say(f"WARNING: {name} of the Gated DeltaNet layers runs on the {kernel}: {cure}")
+    model = load_base(base, plan)
+    if plan.method != "full":
+        model = add_adapter(model, plan, dropout=recipe.lora.dropout, seed=recipe.train.seed)
+    else:
+        model.requires_grad_(True)
+    watcher = Watcher(run, plan, dataset.held_out, stop, report)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    trainer = ProvingTrainer(
+        run,
+        recipe,
+        plan,
+        [example.place for example in dataset.train],
+        model=model,
+        args=_arguments(run, recipe, plan),
+        data_collator=partial(collate, pad=tokenizer.pad_token_id),
+        train_dataset=datasets.Dataset.from_dict(as_columns(dataset.train)),
+        processing_class=tokenizer,
+        callbacks=[watcher],
+    )
+    trainer.remove_callback(PrinterCallback)
+    watcher.trainer = trainer
+    held = ", ".join(f"{_size(size)} of {dtype}" for dtype, size in bytes_by_dtype(trainer.model).items())
+    say(f"loaded {plan.base}: {held}; {plan.trainable_parameters:,} parameters are trained")
+    return trainer, watcher
+
+
+def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
+    """Says the plan in trl's words. What is decided here is decided nowhere else."""
+    cuda = plan.device == "cuda"
+    return SFTConfig(
+        output_dir=str(run.checkpoints),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.micro_batch,
+        gradient_accumulation_steps=plan.accumulation,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        learning_rate=recipe.train.learning_rate,
+        weight_decay=recipe.train.weight_decay,
+        max_grad_norm=recipe.train.max_grad_norm,
+        optim=plan.optimizer,
+        seed=recipe.train.seed,
+        bf16=cuda,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=list(recipe.train.report_to),
+        run_name=run.name,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**29 else f"{size_bytes / 2**20:.1f} MiB"

@@ -14,11 +14,9 @@ JSON = typer.Option(False, "--json", help="Print JSON.")
 
 def schema() -> None:
     """Print the JSON Schema of a recipe, for editors."""
-    from finetune.recipe import Recipe
+    from finetune.recipe import json_schema
 
-    told = Recipe.model_json_schema()
-    told["required"].remove("name")  # the file's name is the default
-    print(json.dumps(told, indent=2))
+    print(json.dumps(json_schema(), indent=2))
 
 
 def show_recipe(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str] = SET) -> None:

@@ -67,7 +67,7 @@ def mapping_for(value: dict[str, Any]) -> tuple[str, str]:
     if {"instruction", "output"} <= keys:
         return (
             "it looks like Alpaca",
-            "jq -c '{prompt: (.instruction + \"\\n\\n\" + (.input // \"\")), completion: .output}' IN > OUT",
+            'jq -c \'{prompt: (.instruction + "\\n\\n" + (.input // "")), completion: .output}\' IN > OUT',
         )
     for question, answer in (
         ("question", "answer"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -123,3 +123,10 @@ def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
         else:
             found.append(prefix + name)
     return found
+
+
+def json_schema() -> dict[str, Any]:
+    """Gives the JSON Schema of a recipe's file, for editors; there the name may be left out."""
+    told = Recipe.model_json_schema()
+    told["required"].remove("name")
+    return told

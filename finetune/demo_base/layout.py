@@ -30,8 +30,8 @@ def mtp_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     Args:
         config: A Qwen3_5Config or Qwen3_5MoeConfig, of any size.
 
-    Source: model.safetensors.index.json of Qwen3.6-27B and of Qwen3.6-35B-A3B; the parameters add up to the
-    published bytes (424,699,392 and 844,640,768 parameters).
+    Source: names as `MtpModel` of transformers 5.23 reads them (conversion_mapping.py). For the 27B and the 35B-A3B
+    this gives 424,699,392 and 844,640,768 parameters, with which the whole model has exactly the published bytes.
     """
     text = type(config.text_config).from_dict(
         config.text_config.to_dict() | {"num_hidden_layers": 1, "layer_types": ["full_attention"]}

@@ -45,6 +45,7 @@ def init(
 def demo_base(
     folder: Path = typer.Argument(help="Where to make it."),
     moe: bool = typer.Option(False, "--moe", help="With routed experts, as in Qwen3.6-35B-A3B."),
+    replace: bool = typer.Option(False, "--replace", help="Replace a demo base of an older version there."),
 ) -> None:
     """Make a toy base: Qwen3.6's architecture and files, a few million weights, no ability."""
     from finetune.cli.quiet import quiet_libraries
@@ -52,4 +53,4 @@ def demo_base(
     quiet_libraries()
     from finetune.demo_base import make_demo_base
 
-    print(make_demo_base(folder, moe=moe))
+    print(make_demo_base(folder, moe=moe, replace_older=replace))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -70,7 +71,12 @@ class Order:
 
 
 def make_demo_base(
-    folder: Path, *, moe: bool = False, num_steps: int = pretrain.SCHEDULE.num_steps, seed: int = 0
+    folder: Path,
+    *,
+    moe: bool = False,
+    num_steps: int = pretrain.SCHEDULE.num_steps,
+    seed: int = 0,
+    replace_older: bool = False,
 ) -> Path:
     """Makes the small pre-trained base on which the toolkit is tried out; a second call finds it made.
 
@@ -79,6 +85,7 @@ def make_demo_base(
         moe: The mixture of experts in place of the dense model.
         num_steps: Length of the pre-training.
         seed: Of fresh weights and of the order of documents.
+        replace_older: Remove a demo base that other settings, texts or library versions made there.
 
     Raises:
         ArtifactError: the folder holds something else.
@@ -89,7 +96,7 @@ def make_demo_base(
     files_sha256 = _sha256("".join(path.read_text(encoding="utf-8") for path in pretrain.CORPUS))
     schedule = replace(pretrain.SCHEDULE, num_steps=num_steps)
     order = Order("demo", DEMO, moe, False, seed, schedule, files_sha256)
-    return _make(folder, order, texts)
+    return _make(folder, order, texts, replace_older)
 
 
 def make_pico_base(folder: Path, *, moe: bool = False, tied: bool = False, seed: int = 0) -> Path:
@@ -110,7 +117,7 @@ def make_pico_base(folder: Path, *, moe: bool = False, tied: bool = False, seed:
     return _make(folder, order, texts)
 
 
-def _make(folder: Path, order: Order, texts: list[str]) -> Path:
+def _make(folder: Path, order: Order, texts: list[str], replace_older: bool = False) -> Path:
     """Builds beside the folder's place and renames, unless the same was built there before."""
     passport: dict[str, Any] = {
         "what": f"a toy base of the {order.kind} size, made by finetune.demo_base; not Qwen's weights",
@@ -118,6 +125,8 @@ def _make(folder: Path, order: Order, texts: list[str]) -> Path:
         "versions": {name: version(name) for name in LIBRARIES},
     }
     passport["hash"] = _sha256(json.dumps(passport, sort_keys=True))
+    if replace_older and _hash_of(folder) not in (None, passport["hash"]):
+        shutil.rmtree(folder)
     if _holds_the_same(folder, passport["hash"]):
         print(f"{folder} was made before, from the same texts and libraries: used as it is", file=sys.stderr)
         return folder
@@ -133,6 +142,12 @@ def _make(folder: Path, order: Order, texts: list[str]) -> Path:
     return folder
 
 
+def _hash_of(folder: Path) -> str | None:
+    """Reads the hash of the base that was made there; None where none was."""
+    passport = folder / PASSPORT
+    return str(json.loads(passport.read_text(encoding="utf-8"))["hash"]) if passport.is_file() else None
+
+
 def _holds_the_same(folder: Path, wanted_hash: str) -> bool:
     """Tells whether the folder already is what is wanted; False means that the place is free.
 
@@ -141,10 +156,10 @@ def _holds_the_same(folder: Path, wanted_hash: str) -> bool:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    passport = folder / PASSPORT
-    if not passport.is_file():
+    held_hash = _hash_of(folder)
+    if held_hash is None:
         why = f"it is not empty and has no {PASSPORT}, so it was not made here and is not ours to replace"
-    elif json.loads(passport.read_text(encoding="utf-8")).get("hash") == wanted_hash:
+    elif held_hash == wanted_hash:
         return True
     else:
         why = f"its {PASSPORT} tells of other settings, texts or library versions"

@@ -23,6 +23,12 @@ class Hardware:
         return "cuda" if self.gpus else "cpu"
 
 
+def use_one_gpu() -> None:
+    """Shows this process the first GPU only, unless somebody chose; must come before torch is imported."""
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
 def detect() -> Hardware:
     """Asks the driver and the operating system."""
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

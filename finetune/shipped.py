@@ -9,7 +9,7 @@ _HERE = Path(__file__).parent
 
 def root() -> Path:
     """Gives the folder that holds `recipes/` and `data_templates/`."""
-    installed = _HERE / "shipped"
+    installed = _HERE / "shipped_files"
     return installed if installed.is_dir() else _HERE.parent
 
 

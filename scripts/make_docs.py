@@ -21,8 +21,8 @@ def recipe_page() -> str:
     lines = [
         "# Every key of a recipe",
         "",
-        "Made by `scripts/make_docs.py` from the schema. Unknown keys are errors. Paths are relative to the recipe's file;",
-        "in `--set key=value` they are relative to the working folder.",
+        "Made by `scripts/make_docs.py` from the schema. Unknown keys are errors. Paths are relative to the recipe's",
+        "file; in `--set key=value` they are relative to the working folder.",
         "",
         "| key | default | |",
         "|---|---|---|",

@@ -1,4 +1,7 @@
-"""Keeps the libraries' own chatter out of a user's terminal. Tests do not use it: there, a warning is an error."""
+"""What has to be set before the libraries are imported: their chatter kept out of a user's terminal, one GPU shown.
+
+Tests do not use it: there, a warning is an error.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import os
 import warnings
 
-from finetune.hardware import detect
+from finetune.hardware import detect, use_one_gpu
 
 
 def quiet_libraries() -> None:
@@ -20,5 +23,6 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     if not os.isatty(2):
         os.environ.setdefault("TQDM_DISABLE", "1")
+    use_one_gpu()
     if detect().device == "cpu":  # else deepspeed, which accelerate imports, says on stdout that it found none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

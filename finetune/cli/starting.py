@@ -35,6 +35,7 @@ def init(
             )
     recipe.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(shipped.root() / "recipes" / f"{trade}.yaml", recipe)
+    shutil.copy(shipped.root() / "recipes" / "recipe.schema.json", recipe.parent)
     shutil.copytree(shipped.root() / "data_templates" / trade, data)
     print(f"wrote {recipe} and {data}/")
     print(f"put your own rows into {data / 'train.jsonl'}, then:")

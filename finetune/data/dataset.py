@@ -11,7 +11,8 @@ from pathlib import Path
 
 from finetune.data.messages import Row
 from finetune.data.rendering import Example, Renderer
-from finetune.data.rows import read_rows, shown_name
+from finetune.data.rows import SHOWN_PROBLEMS
+from finetune.data.split import read_split
 from finetune.data.template import read_template
 from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import DataError, Problem
@@ -64,33 +65,6 @@ class Dataset:
         return digest.hexdigest()
 
 
-def read_split(recipe: Recipe) -> tuple[list[Row], list[Row]]:
-    """Reads the rows to learn and the rows to hold out.
-
-    A share is taken by content, not by position: equal rows always stand on the same side, and the same
-    rows are held out whatever their order.
-
-    Raises:
-        DataError: a file cannot be learnt from, or nothing is left to learn.
-    """
-    rows = read_rows(recipe.data.train)
-    if isinstance(recipe.data.eval, Path):
-        return rows, read_rows(recipe.data.eval)
-    if recipe.data.eval == 0:
-        return rows, []
-    marks = {row.fingerprint for row in rows}
-    if len(marks) < 2:
-        raise DataError(
-            "there is nothing to hold out",
-            where=recipe.where("data.eval"),
-            why=f"{shown_name(recipe.data.train)} holds {len(marks)} different row",
-            fix="data.eval: 0   # learns it, and proves nothing",
-        )
-    num_held = max(1, round(recipe.data.eval * len(marks)))
-    held = set(sorted(marks, key=lambda mark: hashlib.sha256(mark.encode()).digest())[:num_held])
-    return [r for r in rows if r.fingerprint not in held], [r for r in rows if r.fingerprint in held]
-
-
 def count_rows(recipe: Recipe) -> Counts:
     """Counts rows as if each became one example, for a plan made before the tokenizer is on disk.
 
@@ -128,23 +102,19 @@ def prepare(recipe: Recipe, base: Path) -> Dataset:
         learn_reasoning=recipe.data.thinking != "never",
     )
     reasoned = _check_thinking(recipe, [*train, *held_out])
+    to_learn, to_hold = _render(renderer, train), _render(renderer, held_out)
+    _check_lengths(recipe, to_learn, to_hold)
     fate: Counter[str] = Counter()
-    learnt = _fit(recipe, _render(renderer, train), fate)
-    held = _fit(recipe, _render(renderer, held_out), fate)
-    if not learnt:
-        raise DataError(
-            "no example is left to learn",
-            where=recipe.where("data.max_length"),
-            why=f"all {fate['dropped']} are longer than {recipe.data.max_length} tokens",
-            fix=f"data.max_length: {fate['longest']}",
-        )
-    if held_out and not held:
-        raise DataError(
-            "no held-out example is left",
-            where=recipe.where("data.max_length"),
-            why=f"all of them are longer than {recipe.data.max_length} tokens",
-            fix=f"data.max_length: {fate['longest']}",
-        )
+    learnt, held = _fit(recipe, to_learn, fate), _fit(recipe, to_hold, fate)
+    for what, before, after in (
+        ("no example is left to learn", to_learn, learnt),
+        ("no held-out example is left", to_hold, held),
+    ):
+        if before and not after:
+            shortest, longest = min(map(len, before)), max(map(len, before))
+            why = f"all {len(before):,} are longer than {recipe.data.max_length:,} tokens: {shortest:,} to {longest:,}"
+            fix = recipe.line("data.max_length", longest)
+            raise DataError(what, where=recipe.where("data.max_length"), why=why, fix=fix)
     counts = Counts(
         rows=len(train),
         held_out_rows=len(held_out),
@@ -164,30 +134,42 @@ def prepare(recipe: Recipe, base: Path) -> Dataset:
 def _render(renderer: Renderer, rows: Iterable[Row]) -> list[Example]:
     examples = [example for row in rows for example in renderer.examples(row)]
     for example in examples:
-        if not any(example.learnt):
-            raise DataError("the mask learns nothing of this row", where=example.place)
+        assert any(example.learnt), example.place
     return examples
 
 
+def _check_lengths(recipe: Recipe, *sides: Sequence[Example]) -> None:
+    """Refuses what is too long, where the recipe calls that an error."""
+    limit = recipe.data.max_length
+    too_long = [example for examples in sides for example in examples if len(example) > limit]
+    if recipe.data.too_long != "error" or not too_long:
+        return
+    fix = recipe.line("data.max_length", max(map(len, too_long)))
+    problems = [
+        Problem(
+            "the row is too long",
+            e.place,
+            f"{len(e):,} tokens; {recipe.where('data.max_length')} allows {limit:,}",
+            fix,
+        )
+        for e in too_long[:SHOWN_PROBLEMS]
+    ]
+    if more := len(too_long) - len(problems):
+        problems.append(Problem(f"and {more:,} more rows are too long"))
+    raise DataError.of(problems)
+
+
 def _fit(recipe: Recipe, examples: Sequence[Example], fate: Counter[str]) -> list[Example]:
-    """Does to examples that are too long what the recipe says, and counts it."""
-    limit, fitting, problems = recipe.data.max_length, [], []
+    """Drops or cuts the examples that are too long, as the recipe says, and counts them."""
+    limit, fitting = recipe.data.max_length, []
     for example in examples:
-        fate["longest"] = max(fate["longest"], len(example))
         if len(example) <= limit:
             fitting.append(example)
-            continue
-        cut = _cut_at_turn(example, limit) if recipe.data.too_long == "truncate" else None
-        if cut is not None:
+        elif recipe.data.too_long == "truncate" and (cut := _cut_at_turn(example, limit)):
             fate["truncated"] += 1
             fitting.append(cut)
-        elif recipe.data.too_long == "error":
-            why = f"{len(example):,} tokens; {recipe.where('data.max_length')} allows {limit:,}"
-            problems.append(Problem("the row is too long", example.place, why, f"data.max_length: {len(example)}"))
         else:
             fate["dropped"] += 1
-    if problems:
-        raise DataError.of(problems[:20])
     return fitting
 
 
@@ -203,14 +185,14 @@ def _check_thinking(recipe: Recipe, rows: Sequence[Row]) -> int:
     """Counts the rows whose reasoning is learnt, and demands it of all where the recipe does."""
     if recipe.data.thinking == "never":
         return 0
-    reasoned = [any("reasoning_content" in m for m in row.messages) for row in rows]
+    reasoned = [any("reasoning_content" in m for m in row.messages[row.learn_from :]) for row in rows]
     if recipe.data.thinking == "always" and not all(reasoned):
         without = [row for row, has in zip(rows, reasoned, strict=True) if not has]
         raise DataError(
             f"{len(without)} of {len(rows)} rows have no reasoning",
-            where=without[0].place,
-            why=f"{recipe.where('data.thinking')} demands it of every row",
-            fix="data.thinking: auto",
+            where=f"{without[0].place}  reasoning_content",
+            why=f"{recipe.where('data.thinking')} demands it of every row; this is the first without",
+            fix=recipe.line("data.thinking", "auto"),
         )
     return sum(reasoned)
 
@@ -220,9 +202,12 @@ def _notes(
 ) -> Iterable[str]:
     """Says in words what a user would want to know before training on this."""
     unread = Counter(column for row in (*train, *held_out) for column in row.unread)
+    if 0 < counts.with_reasoning < counts.rows + counts.held_out_rows:
+        without = counts.rows + counts.held_out_rows - counts.with_reasoning
+        yield f"{without} rows have no reasoning: they are learnt as answers to a prompt without thinking"
     if unread:
         yield "columns that are not learnt: " + ", ".join(f"{name} ({n} rows)" for name, n in unread.items())
-    spelt = [r.place for r in (*train, *held_out) if any(t in str(r.messages) for t in renderer.vocabulary.control)]
+    spelt = [row.place for row in (*train, *held_out) if renderer.control.search(f"{row.messages}{row.tools}")]
     if spelt:
         yield f"{len(spelt)} rows spell a control token, first {spelt[0]}: it is encoded as text"
     if counts.dropped:

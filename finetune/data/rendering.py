@@ -2,9 +2,9 @@
 
 One rendering for training and serving: the text comes from the base's own serving template. Three ideas:
 
-1. **Text stays text.** Each `<` of the user's data is replaced by a private character before the template runs and
-   restored after the text was cut, so a control token in the rendered text was written by the template and by nobody
-   else; data that spells `<|im_start|>` is encoded as those letters.
+1. **Text stays text.** Each `<` of the user's data is replaced before the template runs, by half a character that no
+   text can hold, and restored after the text was cut; so a control token in the rendered text was written by the
+   template and by nobody else; data that spells `<|im_start|>` is encoded as those letters.
 2. **Cuts fall on control tokens** (where the tokenizer itself would cut), and where the prompt ends and the answer
    begins (where serving cuts). So the ids are the serving ids.
 3. **What was prompted is not learnt.** A learnt turn must begin with exactly the prompt that the template writes when
@@ -23,13 +23,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from finetune.data.messages import Message, Row
+from finetune.data.messages import Row
 from finetune.data.template import Template
+from finetune.data.turns import Message
 from finetune.data.vocabulary import Vocabulary
-from finetune.errors import DataError
+from finetune.errors import ArtifactError, DataError
 
-TURN_END = "<|im_end|>"
-ASSISTANT = "<|im_start|>assistant\n"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+ASSISTANT = f"{TURN_START}assistant\n"
+
+HALF = 0xD800
+"""Where the halves of characters begin (UTF-16's surrogates). Alone they are no text, and no row can hold one."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,25 @@ class Renderer:
     preserve_thinking: bool = False
     learn_reasoning: bool = True
 
+    def __post_init__(self) -> None:
+        """Checks that template and tokenizer speak of turns in the way that the mask relies on.
+
+        Raises:
+            ArtifactError: they do not.
+        """
+        missing = [token for token in (TURN_START, TURN_END) if token not in self.vocabulary.control]
+        if missing or not all(prompt.startswith(ASSISTANT) for prompt in self._prompts.values()):
+            why = f"the tokenizer has no token {missing[0]}" if missing else f"no turn begins with {ASSISTANT!r}"
+            raise ArtifactError(
+                "the chat template is not one of Qwen3.5 or Qwen3.6",
+                where="chat_template.jinja",
+                why=why,
+                fix="put the base's own chat_template.jinja and tokenizer.json back, from its page on the Hub",
+            )
+
     @cached_property
-    def _control(self) -> re.Pattern[str]:
+    def control(self) -> re.Pattern[str]:
+        """Finds control tokens, the longest that begins at a place."""
         tokens = sorted(self.vocabulary.control, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, tokens)))
 
@@ -73,11 +94,14 @@ class Renderer:
     def _prompts(self) -> dict[bool, str]:
         """What the template writes to ask for a turn, with thinking (True) and without (False)."""
         asked: Sequence[Message] = [{"role": "user", "content": "."}]
-        plain = self.template.render(asked)
-        return {
-            thinking: self.template.render(asked, ask=True, enable_thinking=thinking).removeprefix(plain)
-            for thinking in (True, False)
-        }
+        try:
+            plain = self.template.render(asked)
+            prompts = {on: self.template.render(asked, ask=True, enable_thinking=on) for on in (True, False)}
+        except ValueError as error:
+            raise ArtifactError(
+                "the chat template refuses a single question", where="chat_template.jinja", why=str(error)
+            ) from None
+        return {thinking: text.removeprefix(plain) for thinking, text in prompts.items()}
 
     def examples(self, row: Row) -> list[Example]:
         """Renders a row: one example, or one for each question where past turns are not kept as prompted."""
@@ -164,7 +188,7 @@ class Renderer:
     def _cut(self, text: str, start: int, end: int, learnt: bool) -> list[Piece]:
         """Cuts text[start:end] at the control tokens."""
         pieces: list[Piece] = []
-        for match in self._control.finditer(text, start, end):
+        for match in self.control.finditer(text, start, end):
             if match.start() > start:
                 pieces.append(Piece(text[start : match.start()], False, learnt))
             pieces.append(Piece(match.group(), True, learnt))
@@ -178,12 +202,10 @@ def _hide(messages: Sequence[Message], tools: Sequence[dict[str, Any]], starts: 
     """Replaces, in every string of the data, the characters that control tokens start with.
 
     Returns:
-        The data with private characters instead, and the function that puts the real ones back into a text.
+        The data with half characters instead, and the function that puts the real ones back into a text.
     """
-    told = f"{messages}{tools}"
-    unused = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in told)
-    table = {start: next(unused) for start in starts}
-    hide, show = str.maketrans(table), str.maketrans({v: k for k, v in table.items()})
+    hide = {ord(start): chr(HALF + i) for i, start in enumerate(starts)}
+    show = {ord(half): chr(start) for start, half in hide.items()}
 
     def replace(value: Any) -> Any:
         if isinstance(value, str):

@@ -21,7 +21,8 @@ from finetune.errors import ArtifactError
 class Template:
     """A Jinja chat template.
 
-    The environment is that of transformers 5.23, `utils/chat_template_utils.py`; a test compares the two.
+    The environment is that of transformers 5.23, `utils/chat_template_utils.py`, without its clock (what is learnt
+    must not depend on the day) and its `generation` tag (the mask is ours); a test compares the two.
     """
 
     source: str
@@ -32,10 +33,15 @@ class Template:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
+    def compiled(self) -> jinja2.Template:
+        """Compiles it, once.
+
+        Raises:
+            jinja2.TemplateSyntaxError: it is not Jinja.
+        """
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise
+        environment.globals |= {"raise_exception": _raise, "namespace": _Namespace}
         return environment.from_string(self.source)
 
     def render(
@@ -53,7 +59,7 @@ class Template:
             ValueError: the template refuses the conversation, in its own words.
         """
         try:
-            return self._compiled.render(
+            return self.compiled.render(
                 messages=list(messages),
                 tools=list(tools) or None,
                 add_generation_prompt=ask,
@@ -65,35 +71,61 @@ class Template:
 
 
 def read_template(folder: Path) -> Template:
-    """Reads the serving template of a base.
+    """Reads the serving template of a base: chat_template.jinja or, in older folders, tokenizer_config.json.
 
     Raises:
         ArtifactError: the folder has none, or one that is not Jinja.
     """
-    file = folder / "chat_template.jinja"
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    fix = f"cp chat_template.jinja {folder}   # from the base's page on the Hub"
     try:
-        template = Template(file.read_text(encoding="utf-8"))
-        template._compiled  # noqa: B018  (compiles it)
-    except FileNotFoundError:
-        config = folder / "tokenizer_config.json"
-        source = json.loads(config.read_text()).get("chat_template") if config.is_file() else None
+        if file.is_file():
+            source: Any = file.read_text(encoding="utf-8")
+        else:
+            source = json.loads(config.read_bytes())["chat_template"] if config.is_file() else None
         if not isinstance(source, str):
-            raise ArtifactError(
-                "the base has no chat template",
-                where=str(file),
-                why="without it nobody knows how to talk to the model",
-                fix=f"cp chat_template.jinja {folder}   # from the base's page on the Hub",
-            ) from None
-        return Template(source)
+            raise KeyError("chat_template")
+        template = Template(source)
+        template.compiled  # noqa: B018  (a template that cannot be compiled is told of here)
+    except KeyError:
+        why = "without it nobody knows how to talk to the model"
+        raise ArtifactError("the base has no chat template", where=str(file), why=why, fix=fix) from None
     except jinja2.TemplateSyntaxError as error:
-        raise ArtifactError(
-            "the chat template is not Jinja", where=f"{file}:{error.lineno}", why=str(error.message)
-        ) from None
+        where, why = f"{file}:{error.lineno}", str(error.message)
+        raise ArtifactError("the chat template is not Jinja", where=where, why=why, fix=fix) from None
+    except (OSError, ValueError) as error:  # not UTF-8, not JSON
+        raise ArtifactError("the chat template cannot be read", where=str(file), why=str(error), fix=fix) from None
     return template
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class _Namespace(jinja2.utils.Namespace):
+    """Jinja's namespace, refusing names by which a template could reach into CPython, as transformers does."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *rest = args
+        names = dict(*rest, **kwargs)
+        for name in names:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(self, names)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a chat template cannot store {name} on a namespace")
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -24,10 +25,14 @@ class Vocabulary:
     sha256: str
     """Of tokenizer.json."""
 
-    @property
+    @cached_property
     def control_starts(self) -> str:
         """The characters that a control token can start with; `<` alone for Qwen."""
         return "".join(sorted({token[0] for token in self.control}))
+
+    @cached_property
+    def _control_names(self) -> dict[int, str]:
+        return {i: token for token, i in self.control.items()}
 
     def encode(self, pieces: Sequence[tuple[str, bool]]) -> list[list[int]]:
         """Encodes (text, is it a control token?) pieces, each on its own."""
@@ -37,7 +42,7 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Gives the text of ids, control tokens spelt out."""
-        names = {i: token for token, i in self.control.items()}
+        names = self._control_names
         out: list[str] = []
         run: list[int] = []
         for i in ids:
@@ -66,5 +71,9 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         fix = f"ls {folder}   # a base has config.json, tokenizer.json and *.safetensors"
         raise ArtifactError("the base has no tokenizer", where=str(file), fix=fix) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError("the tokenizer cannot be read", where=str(file), why=str(error)) from None
+        why, fix = (
+            f"{type(error).__name__}: {error}",
+            "put the base's own tokenizer.json back, from its page on the Hub",
+        )
+        raise ArtifactError("the tokenizer cannot be read", where=str(file), why=why, fix=fix) from None
     return Vocabulary(text, control, hashlib.sha256(raw).hexdigest())

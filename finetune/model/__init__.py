@@ -8,7 +8,7 @@ from finetune.model.adapter import (
     restore_adapter,
     save_adapter,
 )
-from finetune.model.loading import bytes_by_dtype, kernels, load_base
+from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base
 from finetune.model.scoring import Score, score
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "add_adapter",
     "bytes_by_dtype",
     "family_of",
+    "frozen_sha256",
     "kernels",
     "load_adapter",
     "load_base",

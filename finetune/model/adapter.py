@@ -41,7 +41,6 @@ def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
         lora_dropout=dropout,
         target_modules=list(plan.target_modules),
         bias="none",
-        base_model_name_or_path=plan.base,
         revision=plan.revision,
     )
     wrapped = get_peft_model(model, config)

@@ -6,6 +6,7 @@ peft's prepare_model_for_kbit_training, which would, is not called.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -43,6 +44,7 @@ def load_base(folder: Path, plan: Plan) -> Any:
             fix="hf download it again",
         )
     model.config.use_cache = False
+    model.name_or_path = plan.base  # PEFT writes it into the adapter's config, where a path of this machine is no use
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes 0.50 repacks 4-bit weights for evaluation on such CPUs, and asserts on odd sizes
@@ -56,6 +58,16 @@ def bytes_by_dtype(model: Any) -> dict[str, int]:
     for parameter in model.parameters():
         held[str(parameter.dtype).removeprefix("torch.")] += parameter.numel() * parameter.element_size()
     return dict(sorted(held.items()))
+
+
+def frozen_sha256(model: Any) -> str:
+    """Identifies the weights that are not trained, every bit of them, as they lie in memory after quantisation."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if not tensor.requires_grad:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().flatten().view(torch.uint8).cpu().numpy())
+    return digest.hexdigest()
 
 
 def kernels(device: str) -> dict[str, str]:

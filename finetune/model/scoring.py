@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Score:
 
 
 @torch.no_grad()
-def score(model: Any, examples: Sequence[Example]) -> Score:
+def score(model: Any, examples: Iterable[Example]) -> Score:
     """Scores examples one by one.
 
     Args:

@@ -1,6 +1,7 @@
 """Floor 2: the recipe, read without torch, every mistake told with its line and its cure."""
 
-from finetune.recipe.loading import dump, is_folder, load
+from finetune.recipe.loading import dump, load
+from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import FAMILIES, Data, Family, Lora, Recipe, Train, json_schema, keys
 
 __all__ = ["FAMILIES", "Data", "Family", "Lora", "Recipe", "Train", "dump", "is_folder", "json_schema", "keys", "load"]

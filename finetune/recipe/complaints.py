@@ -3,97 +3,111 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import PydanticUndefined
+from pydantic_core import ErrorDetails
 
 from finetune.errors import Problem
-from finetune.recipe.schema import Recipe, Section, keys
+from finetune.recipe.foreign_keys import NOBODYS, SAME
+from finetune.recipe.proposals import field_of, propose, show
+from finetune.recipe.schema import SET, Recipe, Section, keys, line, sections
+from finetune.recipe.yaml_places import Parsed
 
-EXAMPLES = {
-    "base": "Qwen/Qwen3.6-27B",
-    "name": "my-run",
-    "data": "{train: data.jsonl}",
-    "data.train": "data/train.jsonl",
-    "revision": "main",
-    "base_path": "./Qwen3.6-27B",
-    "system": '"You answer briefly."',
-    "train.max_steps": "100",
-    "train.save_every": "50",
-    "lora.alpha": "32",
+PATTERNS = {
+    "name": "it has letters, digits and . _ - only, begins with a letter or a digit, and has 64 characters at most",
+    "base": "a Hub id is owner/name; a folder begins with a dot, a slash or a tilde",
+    "revision": "it is a commit, a tag or a branch: letters, digits and . _ / - only",
 }
+"""The patterns of the schema in words."""
 
 
-def explain(error: ValidationError, places: Mapping[str, str]) -> list[Problem]:
-    """Turns each finding of pydantic into a Problem, one for each key, in the order of the file."""
-    problems: dict[str, Problem] = {}
+def explain(error: ValidationError, values: Any, parsed: Parsed, places: Mapping[str, str]) -> list[Problem]:
+    """Turns the findings of pydantic into Problems, one for each key.
+
+    Args:
+        error: what pydantic found.
+        values: what it was given.
+        parsed: where the values came from; what it refused already is not told twice.
+        places: dotted key to where it was written.
+    """
+    findings: dict[tuple[str, ...], ErrorDetails] = {}
     for finding in error.errors(include_url=False):
-        key = _key(finding["loc"])
-        if key not in problems:
-            problems[key] = _problem(key, finding["type"], finding["input"], finding.get("ctx", {}), places)
-    return list(problems.values())
+        path = _path(finding["loc"])
+        in_list = isinstance(finding["loc"][-1], int)
+        if not (in_list and path in findings):  # of a list the first; of a union's branches the last, the number
+            findings[path] = finding
+    unknown = [".".join(path) for path, finding in findings.items() if finding["type"] == "extra_forbidden"]
+    meant = {".".join(nearest.split(".")[:n]) for key in unknown if (nearest := nearest_key(key)) for n in (1, 2)}
+    return [
+        _problem(path, finding, values, parsed, places)
+        for path, finding in findings.items()
+        if not any(".".join(path[: n + 1]) in parsed.refused for n in range(len(path)))
+        and not (finding["type"] == "missing" and ".".join(path) in meant)
+    ]
 
 
 def unknown_key(key: str, value: Any, place: str) -> Problem:
-    """Says which key was probably meant, with the user's own value."""
-    meant = nearest_key(key)
-    fix = f"did you mean {meant}: {show(value)}" if meant else f"the keys are: finetune recipe schema  # not {key}"
-    return Problem(f"the recipe has no key {key}", place, "unknown keys are errors, not comments", fix)
+    """Says which key was probably meant, with the user's own value if it can be kept."""
+    what, why, leaf = f"the recipe has no key {key}", "unknown keys are errors, not comments", key.rpartition(".")[2]
+    if key in keys() and not place.startswith(SET):
+        section, _, name = key.partition(".")
+        why = "a dot nests in --set only; in the file a section's keys stand under its name"
+        return Problem(f"{key} is not a key of a file", place, why, f"{section}: {{{name}: {propose(key, value)}}}")
+    meant = nearest_key(key, isinstance(value, dict))
+    if meant is None:
+        return Problem(what, place, NOBODYS.get(leaf, why), _without(place))
+    if SAME.get(leaf) == meant:
+        why = f"what other tools call {leaf} is {meant} here"
+    elif meant.rpartition(".")[2] == leaf:
+        why = f"{leaf} stands in the section {meant.partition('.')[0]}" if "." in meant else f"{leaf} stands at the top"
+    return Problem(what, place, why, line(meant, propose(meant, value), place))
 
 
-def nearest_key(key: str) -> str | None:
-    """Finds the dotted key that a misspelt or misplaced one probably meant."""
-    known = keys()
-    leaf = key.rsplit(".", 1)[-1]
-    leaves = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+def nearest_key(key: str, section: bool = False) -> str | None:
+    """Finds the dotted key, or the section, that a misspelt, misplaced or foreign one probably meant."""
+    leaf = key.rpartition(".")[2]
+    if section and (close := difflib.get_close_matches(leaf, sections(), n=1, cutoff=0.6)):
+        return close[0]
+    leaves = {k.rpartition(".")[2]: k for k in reversed(keys())}
     if leaf in leaves:
         return leaves[leaf]
-    if close := difflib.get_close_matches(key, known, n=1, cutoff=0.75):
+    if leaf in SAME or leaf in NOBODYS:
+        return SAME.get(leaf)
+    lowered = leaf.lower().replace("-", "_")
+    if lowered != leaf and (found := nearest_key(lowered)):
+        return found
+    if close := difflib.get_close_matches(key, keys(), n=1, cutoff=0.75):
         return close[0]
     if close := difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.7):
         return leaves[close[0]]
-    aliases = {
-        "model": "base",
-        "model_name_or_path": "base",
-        "base_model": "base",
-        "lr": "train.learning_rate",
-    }
-    aliases |= {"num_train_epochs": "train.epochs", "dataset": "data.train", "datasets": "data.train"}
-    aliases |= {
-        "r": "lora.rank",
-        "lora_r": "lora.rank",
-        "lora_alpha": "lora.alpha",
-        "cutoff_len": "data.max_length",
-    }
-    aliases |= {"sequence_len": "data.max_length", "max_seq_length": "data.max_length", "optimizer": "method"}
-    aliases |= {"micro_batch_size": "train.batch_size", "per_device_train_batch_size": "train.batch_size"}
-    return aliases.get(leaf)
+    return None
 
 
-def show(value: Any) -> str:
-    """Writes a value as a recipe would."""
-    if isinstance(value, bool) or value is None or isinstance(value, int | float):
-        return json.dumps(value)
-    if isinstance(value, list | tuple | dict):
-        return json.dumps(value, default=str)
-    return str(value)
+def _without(place: str) -> str:
+    return f"leave out {place}" if place.startswith(SET) else "delete the line; finetune recipe schema lists the keys"
 
 
-def _problem(key: str, kind: str, value: Any, context: Mapping[str, Any], places: Mapping[str, str]) -> Problem:
-    place = places.get(key) or places.get(key.rpartition(".")[0]) or places[""]
+def _problem(
+    path: tuple[str, ...], finding: ErrorDetails, values: Any, parsed: Parsed, places: Mapping[str, str]
+) -> Problem:
+    """Tells one finding: what, where, the rule, and a value that the recipe takes."""
+    key, kind, given = ".".join(path), finding["type"], finding["input"]
+    place = _place([*path, *map(str, finding["loc"][len(path) :])], places)
     if kind == "extra_forbidden":
-        return unknown_key(key, value, place)
+        return unknown_key(key, given, place)
     if kind == "missing":
-        place = places.get(key.rpartition(".")[0], places[""])
-        return Problem(f"{key} is missing", place, f"{_doc(key)}", f"{key}: {EXAMPLES.get(key, '...')}")
-    if value is None and key in places:
-        why = "the key stands there with nothing after it"
-        return Problem(f"{key} is empty", place, why, f"{key}: {_proposal(key, '', context)}")
-    what = f"{key} cannot be {_shorten(show(value))}"
-    return Problem(what, place, _rule(kind, context, key), f"{key}: {_proposal(key, kind, context, value)}")
+        return Problem(f"{key} is missing", place, _doc(key), line(key, propose(key), place))
+    whole = _value(values, path)
+    if isinstance(whole, str):
+        whole = parsed.written.get(key, whole)  # a path as it was typed
+    fix = line(key, propose(key, whole, parsed.written.get(key)), place)
+    if whole is None:
+        return Problem(f"{key} is empty", place, "the key stands there with nothing after it", fix)
+    told = show(whole) if isinstance(whole, str) else parsed.written.get(key) or show(given)
+    what = f"{key} cannot be {_shorten(told)}"
+    return Problem(what, place, _rule(kind, finding.get("ctx", {}), key), fix)
 
 
 def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:
@@ -118,7 +132,7 @@ def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:
         case "too_short" | "string_too_short":
             return "it must not be empty"
         case "string_pattern_mismatch":
-            return f"it must match {context['pattern']}"
+            return PATTERNS[key]
         case "model_type":
             return "it must be a section of `key: value` lines"
         case _:
@@ -126,50 +140,38 @@ def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:
 
 
 def _bound(context: Mapping[str, Any]) -> str:
-    return show(next(context[name] for name in ("ge", "gt", "le", "lt") if name in context))
+    return f"{next(context[name] for name in ('ge', 'gt', 'le', 'lt') if name in context):,g}"
 
 
-def _proposal(key: str, kind: str, context: Mapping[str, Any], value: Any = None) -> str:
-    """Computes a value that would be accepted: the nearest allowed one, else the default, else an example."""
-    if kind == "literal_error":
-        allowed = [word.strip(" '") for word in context["expected"].replace(" or ", ", ").split(",")]
-        close = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.3)
-        word = (close or allowed)[0]
-        return f"[{word}]" if key.endswith((".targets", ".report_to")) else word
-    for bound in ("ge", "le"):
-        if bound in context:
-            return show(context[bound])
-    if kind == "model_type" and key in Recipe.model_fields:
-        return "{}" if key != "data" else EXAMPLES["data"]
-    default = _field(key).default if _field(key) is not None else PydanticUndefined
-    if default in (PydanticUndefined, None):
-        return EXAMPLES.get(key, "...")
-    return show(list(default) if isinstance(default, tuple) else default)
-
-
-def _key(loc: tuple[int | str, ...]) -> str:
-    """Gives the dotted key of a pydantic location: list indices and union branches are not part of it."""
-    parts: list[str] = []
+def _path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Gives the keys of a pydantic location: indices of a list and branches of a union are not among them."""
+    path: list[str] = []
     model: Any = Recipe
     for part in loc:
         if not isinstance(part, str) or model is None:
             break
-        parts.append(part)
+        path.append(part)
         field = model.model_fields.get(part)
         kind = field.annotation if field else None
         model = kind if isinstance(kind, type) and issubclass(kind, Section) else None
-    return ".".join(parts)
+    return tuple(path)
 
 
-def _field(key: str) -> Any:
-    section, _, name = key.rpartition(".")
-    model: Any = Recipe.model_fields[section].annotation if section in Recipe.model_fields else Recipe
-    return model.model_fields.get(name) if not section or section in Recipe.model_fields else None
+def _place(path: list[str], places: Mapping[str, str]) -> str:
+    """Finds the most exact place that is known on the way to a key."""
+    dotted = [".".join(path[:n]) for n in range(len(path), 0, -1)]
+    return next((places[key] for key in dotted if key in places), places[""])
+
+
+def _value(values: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _doc(key: str) -> str:
-    field = _field(key)
-    return (field.description or "") if field else ""
+    field = field_of(key)
+    return (field.description or field.annotation.__doc__ or "") if field and field.annotation else ""
 
 
 def _shorten(text: str, width: int = 60) -> str:

@@ -6,20 +6,43 @@ The text under each field is its documentation everywhere: here, in `finetune re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic_core import PydanticCustomError
 
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+HubIdOrFolder = Annotated[str, Field(pattern=r"^([./~].*|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)$")]
 Family = Literal["linear_attention", "attention", "mlp"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
+
+SET = "--set "
+"""How the place of a key begins that was given on the command line."""
+
+
+def _named(path: Path) -> Path:
+    """Refuses the path that an empty text becomes."""
+    if path == Path():
+        raise PydanticCustomError("string_too_short", "a path must not be empty")
+    return path
+
+
+def _rows(path: Path) -> Path:
+    """Refuses a share in quotes, which would be read as a file's name."""
+    if re.fullmatch(r"[0-9.,]+\s*%?", path.name):
+        raise PydanticCustomError("path_type", "a share is a number")
+    return path
+
+
+File = Annotated[Path, AfterValidator(_named)]
 
 
 class Section(BaseModel):
@@ -31,11 +54,11 @@ class Section(BaseModel):
 class Data(Section):
     """What is learnt from."""
 
-    train: Path
+    train: File
     """JSON Lines of `messages` or of `prompt` and `completion`; relative to the recipe's file."""
-    eval: Path | Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    eval: Annotated[File, AfterValidator(_rows)] | Annotated[float, Field(strict=True, ge=0, le=0.5)] = 0.05
     """A file of held-out rows, or the share of `train` to hold out; 0 proves nothing."""
-    max_length: Annotated[int, Field(strict=True, ge=16)] = 2048
+    max_length: Annotated[int, Field(strict=True, ge=16, le=2**20)] = 2048
     """Tokens of the longest example."""
     too_long: Literal["drop", "error", "truncate"] = "drop"
     """What happens to a longer one; `truncate` cuts whole turns from its end."""
@@ -65,7 +88,7 @@ class Train(Section):
     """Passes over the training examples."""
     max_steps: Count | None = None
     """Stop after so many optimizer steps, whatever `epochs` says."""
-    batch_size: Count = 16
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 16
     """Examples in one optimizer step, counted over all GPUs."""
     learning_rate: Positive = 2e-4
     """Peak learning rate of AdamW."""
@@ -73,7 +96,7 @@ class Train(Section):
     """How the learning rate falls after the warm-up."""
     warmup: Share = 0.03
     """Share of the steps in which the learning rate rises."""
-    weight_decay: Annotated[float, Field(strict=True, ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
@@ -92,9 +115,9 @@ class Recipe(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     """Names the run folder. Default: the recipe's file name."""
-    base: Annotated[str, Field(min_length=1)]
+    base: HubIdOrFolder
     """The model to start from: a Hub id such as Qwen/Qwen3.6-27B, or a local folder."""
-    base_path: Path | None = None
+    base_path: File | None = None
     """Where a Hub base already lies on disk."""
     revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
     """Commit of the Hub base; a folder has none."""
@@ -107,10 +130,25 @@ class Recipe(Section):
     train: Train = Train()
 
     _places: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _typed: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    def typed(self, key: str) -> str:
+        """Gives a path as it was typed, for the `fix` line of an error; else as it stands here."""
+        section, _, name = key.rpartition(".")
+        return self._typed.get(key) or str(getattr(getattr(self, section) if section else self, name))
 
     def where(self, key: str) -> str:
         """Says where a key was written, as `file:line  key`, for the `where` line of an error."""
         return self._places.get(key) or self._places.get(key.rsplit(".", 1)[0]) or self._places.get("") or key
+
+    def line(self, key: str, value: Any) -> str:
+        """Writes a key with another value, for the `fix` line of an error: a line of the file, or an override."""
+        return line(key, str(value), self.where(key) if key in self._places else "")
+
+
+def line(key: str, shown: str, place: str) -> str:
+    """Writes a key with its value to be copied: into the file, or onto the command line if it came from there."""
+    return f"{SET}{key}={shown}" if place.startswith(SET) else f"{key}: {shown}"
 
 
 def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
@@ -123,6 +161,12 @@ def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
         else:
             found.append(prefix + name)
     return found
+
+
+def sections() -> list[str]:
+    """Lists the names of the sections, in the order of the schema."""
+    kinds = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)]
 
 
 def json_schema() -> dict[str, Any]:

@@ -18,21 +18,33 @@ from finetune.errors import Problem, RecipeError
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 
-_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS = {"null": None, "~": None, "": None, "true": True, "false": False}
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # as JSON escapes a character beyond U+FFFF
+_KEY_VALUE = re.compile(r"(\s*)([\w.-]+):\s+(\S.*)")
 
 
 @dataclass
 class Parsed:
-    """A document as plain values, with `lines` from dotted key to line (from 1) and what was wrong."""
+    """A document as plain values, with what is needed to speak of them."""
 
     name: str
+    """The file as the user typed it."""
     value: Any = None
     lines: dict[str, int] = field(default_factory=dict)
+    """Dotted key -> line, from 1."""
+    written: dict[str, str] = field(default_factory=dict)
+    """Dotted key -> a plain scalar as it was written, before it became a number."""
     problems: list[Problem] = field(default_factory=list)
+    anchors: dict[str | None, str | None] = field(default_factory=dict)
+    """Name of an anchor -> the scalar it stands at, for the fix of an alias."""
+    refused: set[str] = field(default_factory=set)
+    """Dotted keys that `problems` tell of and whose values are lost."""
 
     def where(self, line: int, key: str = "") -> str:
+        """Says where a line is, as `file:line  key`."""
         return f"{self.name}:{line}" + (f"  {key}" if key else "")
 
 
@@ -44,28 +56,26 @@ def parse(text: str, name: str) -> Parsed:
         name: the file's name as the user typed it.
 
     Raises:
-        RecipeError: the text is not YAML, too large, or holds several documents.
+        RecipeError: the text is not YAML, or too large.
     """
-    if len(text.encode()) > MAX_BYTES:
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise RecipeError(
             "the recipe is too large",
-            where=name,
-            why=f"{len(text.encode()):,} bytes; a recipe has at most {MAX_BYTES:,}",
+            where=f"{name}:1",
+            why=f"it has more than {MAX_BYTES:,} bytes",
             fix="put the rows in a file of their own and name it in data.train",
         )
     parsed = Parsed(name)
     try:
-        events = list(yaml.parse(text, Loader=yaml.SafeLoader))
+        events: list[Any] = list(yaml.parse(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError) as error:
         raise _not_yaml(error, text, name) from None
-    starts = [event for event in events if isinstance(event, yaml.DocumentStartEvent)]
+    starts = [i for i, event in enumerate(events) if isinstance(event, yaml.DocumentStartEvent)]
     if len(starts) > 1:
-        raise RecipeError(
-            "the recipe holds more than one document",
-            where=f"{name}:{starts[1].start_mark.line + 1}",
-            why="a line of three dashes starts another document",
-            fix="keep one recipe in one file",
-        )
+        line = events[starts[1]].start_mark.line + 1
+        why, fix = "three dashes begin another document", f"keep one recipe in one file: end it before line {line}"
+        parsed.problems.append(Problem("the recipe holds more than one document", parsed.where(line), why, fix))
+        events = events[: starts[1]]
     body = [event for event in events if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent)]
     if body:
         parsed.value, _ = _build(body, 0, "", 0, parsed)
@@ -88,20 +98,37 @@ def _build(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -> 
     event = events[at]
     line = event.start_mark.line + 1
     parsed.lines[key] = line
-    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
-        _refuse(parsed, line, key, "anchors and aliases are not part of a recipe", "write the value out")
-        return (None, at + 1) if isinstance(event, yaml.AliasEvent) else _skip(events, at)
+    if isinstance(event, yaml.AliasEvent):
+        known = parsed.anchors.get(event.anchor)
+        fix = f"write out what *{event.anchor} stands for" if known is None else f"{key}: {known}"
+        _refuse(parsed, line, key, "aliases (*) are not part of a recipe", fix)
+        return None, at + 1
+    if event.anchor is not None:
+        _refuse(parsed, line, key, "anchors (&) are not part of a recipe", f"delete &{event.anchor}", lost=False)
+        parsed.anchors[event.anchor] = event.value if isinstance(event, yaml.ScalarEvent) else None
     if event.tag not in (None, "!"):
-        _refuse(parsed, line, key, f"the tag {event.tag} is not part of a recipe", "write a plain value")
+        tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+        _refuse(parsed, line, key, f"tags such as {tag} are not part of a recipe", f"delete {tag}; write a plain value")
         return _skip(events, at)
     if depth > MAX_DEPTH:
-        _refuse(parsed, line, key, f"nested deeper than {MAX_DEPTH} levels", "a recipe has two levels")
+        _refuse(parsed, line, key, f"it is nested deeper than {MAX_DEPTH} levels", "a recipe has two levels")
         return _skip(events, at)
     if isinstance(event, yaml.ScalarEvent):
-        return (scalar(event.value) if event.style is None else event.value), at + 1
+        return _scalar(event, line, key, parsed), at + 1
     if isinstance(event, yaml.SequenceStartEvent):
         return _sequence(events, at + 1, key, depth, parsed)
     return _mapping(events, at + 1, key, depth, parsed)
+
+
+def _scalar(event: Any, line: int, key: str, parsed: Parsed) -> Any:
+    text = _PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), event.value)
+    if found := UNPRINTABLE.search(text):
+        _refuse(parsed, line, key, f"it holds the character U+{ord(found.group()):04X}", "delete that character")
+        return None
+    if event.style is not None:
+        return text
+    parsed.written[key] = event.value
+    return scalar(event.value)
 
 
 def _sequence(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -> tuple[list[Any], int]:
@@ -117,15 +144,17 @@ def _mapping(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -
     while not isinstance(events[at], yaml.MappingEndEvent):
         event = events[at]
         line = event.start_mark.line + 1
-        if not isinstance(event, yaml.ScalarEvent):
+        if not isinstance(event, yaml.ScalarEvent) or UNPRINTABLE.search(event.value):
             _refuse(parsed, line, key, "a key must be a word", "write `key: value`")
             _, at = _skip(events, at)
             _, at = _skip(events, at)
             continue
-        dotted = f"{key}.{event.value}".lstrip(".")
+        dotted = f"{key}.{event.value}" if key else event.value
         if event.value in items:
             first = parsed.lines[dotted]
-            _refuse(parsed, line, dotted, f"the key stands twice, first in line {first}", "keep one of them")
+            _refuse(
+                parsed, line, dotted, f"the key stands twice, first in line {first}", f"delete line {line}", lost=False
+            )
             _, at = _skip(events, at + 1)
             continue
         items[event.value], at = _build(events, at + 1, dotted, depth + 1, parsed)
@@ -146,24 +175,49 @@ def _skip(events: list[Any], at: int) -> tuple[None, int]:
             return None, at
 
 
-def _refuse(parsed: Parsed, line: int, key: str, why: str, fix: str) -> None:
-    parsed.problems.append(Problem("this is not a recipe's YAML", parsed.where(line, key), why, fix))
+def _refuse(parsed: Parsed, line: int, key: str, why: str, fix: str, *, lost: bool = True) -> None:
+    where = parsed.where(line, without_index(key))
+    parsed.problems.append(Problem("this is not a recipe's YAML", where, why, fix))
+    if lost:
+        parsed.refused.add(without_index(key))
+
+
+def without_index(key: str) -> str:
+    """Gives the key of the list in which an item stands."""
+    return re.sub(r"(\.[0-9]+)+$", "", key)
 
 
 def _not_yaml(error: Exception, text: str, name: str) -> RecipeError:
-    line, why = 1, "nested too deeply"
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        why = " ".join(part for part in (error.context, error.problem) if part)
-    elif isinstance(error, yaml.reader.ReaderError):
+    """Says where the text stops being YAML, and how that line was probably meant."""
+    line, column, why = 1, 0, "it is nested too deep"  # as a RecursionError is told
+    if isinstance(error, yaml.reader.ReaderError):
         line = text[: error.position].count("\n") + 1
-        why = f"the character U+{ord(str(error.character)[:1]):04X} is not allowed in YAML"
-    lines = text.splitlines()
-    source = lines[line - 1] if line <= len(lines) else ""
-    fix = "write `key: value`, with spaces for indentation"
-    if "\t" in source:
-        fix = "replace the tab by spaces: " + source.replace("\t", "  ").rstrip()
-    elif re.match(r"\s*[\w.]+:\S", source):
-        fix = "put a space after the colon: " + re.sub(r":(?=\S)", ": ", source, count=1).strip()
+        why = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
+        return RecipeError("the recipe is not YAML", where=f"{name}:{line}", why=why, fix="delete that character")
+    if isinstance(error, yaml.MarkedYAMLError):
+        opened = "quoted scalar" in (error.context or "") or "flow" in (error.context or "")
+        late = opened or (error.problem or "").startswith("could not find expected")
+        mark: Any = (error.context_mark if late else None) or error.problem_mark or error.context_mark
+        line, column = mark.line + 1, mark.column
+        why = ", ".join(part for part in (error.context, error.problem) if part)
+    lines = text.splitlines() or [""]
+    line, fix = _mended(lines, min(line, len(lines)), column)
     return RecipeError("the recipe is not YAML", where=f"{name}:{line}", why=why, fix=fix)
+
+
+def _mended(lines: list[str], line: int, column: int) -> tuple[int, str]:
+    """Finds the slip that YAML trips over in a line, or in the one before it; gives its line and the cure."""
+    source, before = lines[line - 1], lines[line - 2] if line > 1 else ""
+    if "\t" in source:
+        return line, "replace the tab by spaces: " + source.replace("\t", "  ").rstrip()
+    for number, text in ((line, source), (line - 1, before)):
+        if re.match(r"\s*\w+:[^\s/]", text):
+            return number, "put a space after the colon: " + text.replace(":", ": ", 1).strip()
+    if source[column : column + 1] == ":" and ":" not in source[:column]:
+        indent = " " * (len(before) - len(before.lstrip()))
+        return line, f"indent it as the line above: {indent}{source.strip()}"
+    if re.search(r"['\"\[{]", source[column:]) or re.search(r":\s+['\"\[{]", source):
+        return line, "close the quote or the bracket that is opened in this line"
+    if found := _KEY_VALUE.fullmatch(source):
+        return line, f'{found[2]}: "{found[3].strip()}"'
+    return line, "write `key: value`, with spaces for indentation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,7 @@ def assemble(
 def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
     """Says the plan in trl's words. What is decided here is decided nowhere else."""
     cuda = plan.device == "cuda"
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.path / "tensorboard"))
     return SFTConfig(
         output_dir=str(run.checkpoints),
         max_steps=plan.steps,

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from finetune import __version__
 from finetune.data import Dataset
 from finetune.errors import ArtifactError, Problem
 from finetune.hardware import Hardware
+from finetune.recipe import Recipe, dump
 from finetune.run import Run, manifest
 from finetune.shape import fingerprint
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers")
 
 NAMES = {
-    "recipe": "the recipe in the run folder",
-    "plan": "the plan in the run folder",
     "data": "the rows, or how they are rendered",
     "template": "the base's chat template",
     "tokenizer": "the base's tokenizer",
@@ -44,6 +47,7 @@ def contract(recipe_yaml: str, plan_json: str, base: Path, dataset: Dataset, har
     """Gathers everything that the result depends on, as hashes and names."""
     return {
         "recipe": hashlib.sha256(recipe_yaml.encode()).hexdigest(),
+        "wishes": _wishes(recipe_yaml),
         "plan": hashlib.sha256(plan_json.encode()).hexdigest(),
         "data": dataset.sha256,
         "template": dataset.renderer.template.sha256,
@@ -55,8 +59,24 @@ def contract(recipe_yaml: str, plan_json: str, base: Path, dataset: Dataset, har
     }
 
 
+def check_unedited(run: Run, recipe: Recipe) -> None:
+    """Compares the run's recipe and plan with those it was begun with, before anything that they name is touched.
+
+    Raises:
+        ArtifactError: naming each key that differs.
+    """
+    begun = manifest.read(run.manifest)["contract"]
+    problems = list(_changed_wishes(begun["wishes"], recipe, run))
+    if _sha256(run.plan) != begun["plan"]:
+        why = "a plan follows from a recipe and is never edited"
+        fix = f"put it back, or begin a new run: finetune train {run.recipe}"
+        problems.append(Problem("the plan changed since the run began", str(run.plan), why, fix))
+    if problems:
+        raise ArtifactError.of(problems)
+
+
 def check(run: Run, base: Path, dataset: Dataset, hardware: Hardware) -> dict[str, Any]:
-    """Compares what a run was begun with against what there is now; returns the contract.
+    """Compares what a run was begun with against what there is now; returns what it was begun with.
 
     Raises:
         ArtifactError: naming each thing that differs.
@@ -81,6 +101,28 @@ def check(run: Run, base: Path, dataset: Dataset, hardware: Hardware) -> dict[st
     if problems:
         raise ArtifactError.of(problems)
     return begun
+
+
+def _wishes(recipe_yaml: str) -> dict[str, Any]:
+    """Lists every key of a recipe, dotted, with its value as it stands in the file."""
+    flat: dict[str, Any] = {}
+    for key, value in yaml.safe_load(recipe_yaml).items():
+        flat |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _changed_wishes(begun: dict[str, Any], recipe: Recipe, run: Run) -> Iterator[Problem]:
+    now = _wishes(dump(recipe, run.path))
+    for key, value in begun.items():
+        if now.get(key) != value:
+            told, was = json.dumps(now.get(key), ensure_ascii=False), json.dumps(value, ensure_ascii=False)
+            why = f"it was {was} when the run began and is {told}"
+            fix = f"{key}: {was}   # or begin a new run: finetune train {run.recipe}"
+            yield Problem(f"{key} of the run's recipe changed", recipe.where(key), why, fix)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _threads() -> int:

@@ -27,7 +27,7 @@ def claims(run: Run, recipe: Recipe, plan: Plan, dataset: Dataset, trainer: Any,
     _demand(steps == plan.steps, "not every planned step was taken", f"{steps} of {plan.steps}", run)
     found = [
         _claim("optimizer steps taken", steps, plan.steps),
-        _claim("layers with an adapter", sum(plan.num_targets.values()), sum(plan.num_targets.values())),
+        _claim("layers with an adapter", _adapted(trainer.model), sum(plan.num_targets.values())),
         _claim("trainable parameters", _trainable(trainer.model), plan.trainable_parameters),
         _claim("learnt tokens in an epoch", dataset.counts.learnt_tokens),
         *(_claim(f"bytes held as {dtype}", size) for dtype, size in bytes_by_dtype(trainer.model).items()),
@@ -55,6 +55,10 @@ def _claim(claim: str, measured: Any, expected: Any = None) -> Claim:
 
 def _trainable(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _adapted(model: Any) -> int:
+    return sum(".lora_A." in name and p.requires_grad for name, p in model.named_parameters())
 
 
 def _read_back(run: Run, plan: Plan, trainer: Any, artifact: Path) -> Claim:

@@ -17,13 +17,15 @@ from safetensors.torch import load_model, save_model
 from trl import SFTTrainer
 
 from finetune.data import Example
-from finetune.errors import TrainingStopped
-from finetune.model import restore_adapter, save_adapter
+from finetune.errors import ArtifactError, TrainingStopped
+from finetune.model import frozen_sha256, restore_adapter, save_adapter
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run, checkpoint
 
 FULL_WEIGHTS = "model.safetensors"
+BASE = "base.sha256"
+"""In a checkpoint: of the frozen weights, as they lay in memory. Shards are only sampled when a run begins."""
 
 
 class ProvingTrainer(SFTTrainer):
@@ -35,6 +37,7 @@ class ProvingTrainer(SFTTrainer):
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back
                 parameter.data = parameter.data.float()
+        self.base_sha256 = frozen_sha256(self.model)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Runs one micro-batch forward and backward, and looks at what came out.
@@ -44,11 +47,11 @@ class ProvingTrainer(SFTTrainer):
         """
         rows = inputs.pop("index").tolist()
         loss = super().training_step(model, inputs, num_items_in_batch)
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = torch.stack(torch._foreach_norm(gradients)).norm()
+        norm = _norm([p.grad for p in model.parameters() if p.grad is not None])
         finite_loss, finite_norm = torch.isfinite(torch.stack([loss.float(), norm.to(loss.device)])).tolist()
         if not (finite_loss and finite_norm):
-            raise self._not_finite("the loss" if not finite_loss else "a gradient", loss.item(), rows)
+            what = "the loss" if not finite_loss else "a gradient"
+            raise self._not_finite(what, f"at step {self.state.global_step + 1} (loss {loss.item()})", rows)
         return loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -68,7 +71,14 @@ class ProvingTrainer(SFTTrainer):
         checkpoint.prune(self.finetune_run.checkpoints, self.recipe.train.keep_checkpoints)
 
     def _write_state(self, folder: Path) -> None:
-        """Writes everything that the next step depends on; the caller stages, hashes and renames."""
+        """Writes everything that the next step depends on; the caller stages, hashes and renames.
+
+        Raises:
+            TrainingStopped: a weight is not finite; the caller removes what was written.
+        """
+        if not torch.isfinite(_norm([p.detach() for p in self.model.parameters() if p.requires_grad])):
+            raise self._not_finite("a trained weight", f"after step {self.state.global_step}")
+        (folder / BASE).write_text(self.base_sha256)
         if self.plan.method == "full":
             save_model(self.model, str(folder / FULL_WEIGHTS))
         else:
@@ -78,7 +88,18 @@ class ProvingTrainer(SFTTrainer):
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def restore(self, folder: Path) -> None:
-        """Puts the trained weights of a checkpoint back."""
+        """Puts the trained weights of a checkpoint back over the base that they were trained on.
+
+        Raises:
+            ArtifactError: the base is another one, or the weights do not fit it.
+        """
+        if (folder / BASE).read_text() != self.base_sha256:
+            raise ArtifactError(
+                "the base's weights changed since the run began",
+                where=self.plan.base,
+                why=f"they are not those that {folder} was trained on",
+                fix=f"put them back, or begin a new run: finetune train {self.finetune_run.recipe}",
+            )
         if self.plan.method == "full":
             load_model(self.model, folder / FULL_WEIGHTS)
         else:
@@ -87,18 +108,21 @@ class ProvingTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.restore(Path(resume_from_checkpoint))
 
-    def _not_finite(self, what: str, loss: float, rows: Sequence[int]) -> TrainingStopped:
-        step = self.state.global_step + 1
+    def _not_finite(self, what: str, when: str, rows: Sequence[int] = ()) -> TrainingStopped:
         newest = checkpoint.newest_verified(self.finetune_run.checkpoints)
-        places = ", ".join(dict.fromkeys(self.places[row] for row in rows))
         kept = f"the last good state is {newest.path}" if newest.path else "no checkpoint was written yet"
         rate = self.recipe.train.learning_rate / 2
         return TrainingStopped(
-            f"{what} is not finite at step {step} (loss {loss})",
-            where=places,
-            why=f"these rows were in the micro-batch; nothing was updated or saved, {kept}",
-            fix=f"look at the rows, or begin again with --set train.learning_rate={rate:g}",
+            f"{what} is not finite {when}",
+            where=", ".join(dict.fromkeys(self.places[row] for row in rows)) or str(self.finetune_run.path),
+            why=("these rows were in the micro-batch; nothing was updated or saved, " if rows else "") + kept,
+            fix=("look at the rows, or " if rows else "") + f"begin again with --set train.learning_rate={rate:g}",
         )
+
+
+def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """Gives the norm of all tensors together; it is finite if each of their numbers is."""
+    return torch.stack(torch._foreach_norm(tensors)).norm()
 
 
 def rate_at(step: int, *, plan_steps: int, warmup: int, schedule: str) -> float:

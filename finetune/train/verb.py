@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import time
@@ -21,7 +22,7 @@ from finetune.run import Entry, Run, atomic, checkpoint, create, locked, manifes
 from finetune.shape import read_shape
 from finetune.stopping import Stop
 from finetune.train.assembly import assemble
-from finetune.train.contract import check, contract, versions
+from finetune.train.contract import check, check_unedited, contract, versions
 from finetune.train.plot import draw_loss
 from finetune.train.proof import claims
 from finetune.train.trainer import ProvingTrainer
@@ -38,6 +39,7 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
         Interrupted: a signal came; no run is made.
     """
     _refuse_many_processes()
+    _check_trackers(recipe)
     hardware = detect()
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     stop.check("nothing was begun; give the command again")
@@ -83,7 +85,10 @@ def train(
             say("the run is finished; there is nothing to resume")
             return dict(done[-1])
         go_on = f"finetune train --resume {run.path}"
-        recipe, plan, hardware = load(run.recipe), Plan.from_json(run.plan.read_text()), detect()
+        recipe, hardware = load(run.recipe), detect()
+        check_unedited(run, recipe)
+        _check_trackers(recipe)
+        plan = Plan.from_json(run.plan.read_text())
         base = fetch(recipe.base, recipe.base_path, recipe.revision)
         dataset = dataset or prepare(recipe, base)
         begun = check(run, base, dataset, hardware)
@@ -144,12 +149,11 @@ def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> 
     for name, reason in newest.refused:
         say(f"checkpoint refused: {name}: {reason}")
     metrics.rewind(run.metrics, newest.step if newest.path else -1)
-    if newest.path is None:
-        watcher.evaluate(0)
-    else:
+    if newest.path:
         say(f"resuming at step {newest.step} from {newest.path.name}")
     if newest.path and newest.step == trainer.plan.steps:  # killed between the last step and the adapter
         trainer.restore(newest.path)
+        watcher.evaluate(newest.step)
     else:
         trainer.train(resume_from_checkpoint=str(newest.path) if newest.path else None)
 
@@ -165,6 +169,8 @@ def _publish(run: Run, plan: Plan, trainer: ProvingTrainer) -> Path:
         trainer.model.save_pretrained(staging)
     else:
         save_adapter(trainer.model, staging)
+    for file in staging.iterdir():
+        shutil.copymode(run.recipe, file)  # safetensors lets only the owner read what it writes
     atomic.publish(staging, final)
     return final
 
@@ -175,8 +181,20 @@ def _same_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def _check_trackers(recipe: Recipe) -> None:
+    """Makes sure that the dashboards that the recipe names are installed, before anything is loaded."""
+    for tracker in recipe.train.report_to:
+        if importlib.util.find_spec(tracker) is None:
+            raise OutsideError(
+                f"{tracker} is not installed",
+                where=recipe.where("train.report_to"),
+                why="the recipe reports to it",
+                fix=f"pip install {tracker}",
+            )
+
+
 def _refuse_many_processes() -> None:
-    """One process trains; several visible GPUs are narrowed to the first."""
+    """One process trains; several would each train alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise OutsideError(
             "training in several processes is not built yet",
@@ -184,4 +202,3 @@ def _refuse_many_processes() -> None:
             why="each would train alone and overwrite the others",
             fix="finetune train RECIPE   # without torchrun, on one GPU",
         )
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
@@ -42,10 +43,40 @@ class Watcher(TrainerCallback):
         self.report(told)
 
     def evaluate(self, step: int) -> None:
-        """Scores the held-out examples; draws no random number."""
-        if self.held_out:
-            found = score(self.trainer.model, self.held_out)
-            self.record(step=step, held_out_loss=found.loss, held_out_tokens=sum(found.tokens))
+        """Scores the held-out examples where that is due and not done; draws no random number.
+
+        The state of the step is on the disk by then, so that a stop need not wait for all of them:
+        a resumed run begins with those of the step it resumes from.
+
+        Raises:
+            Interrupted: a signal came before the last example.
+            TrainingStopped: the loss of an example is not finite.
+        """
+        if not self.held_out or not self._due(step):
+            return
+        if any(r["step"] == step and "held_out_loss" in r for r in metrics.read(self.run.metrics)):
+            return
+        found = score(self.trainer.model, self._until_stopped(self.held_out))
+        if not math.isfinite(found.loss):
+            wrong = [e.place for e, loss in zip(self.held_out, found.losses, strict=True) if not math.isfinite(loss)]
+            raise TrainingStopped(
+                f"the held-out loss is not finite at step {step}",
+                where=", ".join(dict.fromkeys(wrong)),
+                why="these held-out rows overflow, or the weights no longer make sense",
+                fix="look at the rows",
+            )
+        self.record(step=step, held_out_loss=found.loss, held_out_tokens=sum(found.tokens))
+        if (trainer := self.trainer).args.report_to:
+            told = {"held_out_loss": found.loss}
+            trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, told)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Scores the base, or what a process that was killed while it scored had left to do."""
+        self.evaluate(state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Scores what was just saved."""
+        self.evaluate(state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Starts the clock of a step."""
@@ -62,14 +93,11 @@ class Watcher(TrainerCallback):
             self._show_alive("lora_A", 2)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Decides whether to evaluate, save or stop; transformers saves after this returns."""
+        """Decides whether to save or stop; transformers saves after this returns."""
         self._seconds = time.monotonic() - self._began
         step = state.global_step
-        last = step >= self.plan.steps
-        if last or step % self.plan.steps_per_epoch == 0:
-            self.evaluate(step)
-        control.should_save = last or step % self.plan.save_every == 0
-        if self.stop.signal and not last:
+        control.should_save = self._due(step) or step % self.plan.save_every == 0
+        if self.stop.signal and step < self.plan.steps:
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
@@ -82,11 +110,19 @@ class Watcher(TrainerCallback):
         rate = new_tokens / self._seconds
         self.record(step=state.global_step, **told, step_seconds=self._seconds, tokens_per_second=rate)
 
+    def _due(self, step: int) -> bool:
+        return step % self.plan.steps_per_epoch == 0 or step == self.plan.steps
+
+    def _until_stopped(self, examples: Sequence[Example]) -> Iterator[Example]:
+        for example in examples:
+            self.stop.check(f"finetune train --resume {self.run.path}")
+            yield example
+
     def _show_alive(self, kind: str, step: int) -> None:
         alive: Counter[str] = Counter()
         dead: Counter[str] = Counter()
         for name, parameter in self.trainer.model.named_parameters():
-            if parameter.requires_grad and kind in name:
+            if kind in name:
                 moved = parameter.grad is not None and bool(parameter.grad.any())
                 (alive if moved else dead)[family_of(name)] += 1
         if without := [family for family in dead if not alive[family]]:

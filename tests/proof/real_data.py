@@ -39,11 +39,12 @@ def main() -> None:
         write(work / "lawbench.jsonl", lawbench(data / "legal_lawbench_zh" / "1-1.json"))
         write(work / "glaive.jsonl", glaive(data / "formats_llamafactory" / "glaive_toolcall_en_demo.json"))
         templates = ROOT / "recipes" / "legal.yaml"
-        run_one("the legal template", templates, base, work, ["data.max_length=2048", "train.epochs=6"])
-        for name, epochs in (("legalbench", 8), ("lawbench", 2), ("glaive", 2)):
+        words = ["data.max_length=1536", "train.epochs=5", "train.learning_rate=5e-3"]
+        run_one("the legal template", templates, base, work, words)
+        for name, epochs in (("legalbench", 8), ("lawbench", 1), ("glaive", 1)):
             recipe = work / f"{name}.yaml"
             recipe.write_text(f"base: {base}\ndata: {{train: {name}.jsonl, eval: 0.15, max_length: 1536}}\n")
-            words = [f"train.epochs={epochs}", "train.batch_size=8", "lora.rank=16", "train.learning_rate=1e-3"]
+            words = [f"train.epochs={epochs}", "train.batch_size=8", "lora.rank=16", "train.learning_rate=5e-3"]
             run_one(name, recipe, base, work, words)
 
 

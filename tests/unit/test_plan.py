@@ -108,5 +108,5 @@ def test_a_family_that_matches_nothing_is_refused_with_those_that_do(recipe: Rec
 
 
 def test_another_architecture_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(ArtifactError, match="not a Qwen3.5 or Qwen3.6"):
+    with pytest.raises(ArtifactError, match=r"not a Qwen3\.5 or Qwen3\.6"):
         make_plan(recipe, ModelShape("x", {}, "llama"), CPU, COUNTS)

@@ -17,7 +17,7 @@ PUBLISHED = {
     "Qwen/Qwen3.5-2B": (2_274_069_824, 1_881_825_088, 0),
     "Qwen/Qwen3.5-0.8B": (873_438_784, 752_393_024, 0),
 }
-"""base: (all, text only, routed experts). Totals: half the bytes of the published index; text: without vision and MTP."""
+"""base: (all, text only, routed experts). All: half the bytes of the published index; text: no vision, no MTP."""
 
 
 @pytest.mark.parametrize("base", PUBLISHED)

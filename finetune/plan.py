@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data import Counts
-from finetune.errors import ArtifactError, RecipeError
+from finetune.errors import ArtifactError, DoesNotFit, RecipeError
 from finetune.hardware import Hardware
+from finetune.memory import weight_bytes
 from finetune.recipe import Recipe, is_folder
 from finetune.shape import FAMILY_MODULES, Linear, ModelShape
 
@@ -22,6 +23,9 @@ MICRO_BATCH_TOKENS = {"cuda": 4096, "cpu": 4096}
 
 UNQUANTISED = ("lm_head", "in_proj_a", "in_proj_b", "shared_expert_gate", "model.visual")
 """Linear layers that stay in the base's dtype. Naming any replaces bitsandbytes' own list, so lm_head is here."""
+
+DTYPE_BYTES = {"cuda": 2, "cpu": 4}
+"""bfloat16 on a GPU, float32 on a CPU."""
 
 CHECKPOINTS_IN_A_RUN = 10
 
@@ -48,6 +52,10 @@ class Plan:
     total_parameters: int
     """Of the text model; vision and multi-token prediction are not loaded."""
     routed_parameters: int
+    weight_bytes: int
+    """Of the text model as it is held; what else training needs is not counted yet."""
+    memory_bytes: int
+    """Of the GPU, or of the host where there is none."""
     optimizer: str
     micro_batch: int
     accumulation: int
@@ -109,6 +117,8 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
         trainable_parameters=shape.num_text_parameters if full else adapters,
         total_parameters=shape.num_text_parameters,
         routed_parameters=shape.num_routed_parameters,
+        weight_bytes=weight_bytes(shape, nf4=recipe.method == "qlora", dtype_bytes=DTYPE_BYTES[hardware.device]),
+        memory_bytes=hardware.gpu_bytes or hardware.host_bytes,
         optimizer="paged_adamw_8bit" if hardware.device == "cuda" and not full else "adamw_torch",
         micro_batch=micro,
         accumulation=recipe.train.batch_size // micro,
@@ -139,6 +149,24 @@ def _targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
                 fix=f"lora.targets: [{', '.join(f for f in FAMILY_MODULES if shape.linears((f,)))}]",
             )
     return linears
+
+
+def check_weights_fit(plan: Plan) -> None:
+    """Refuses a base whose weights alone are larger than the memory, before it is downloaded.
+
+    Raises:
+        DoesNotFit: they are.
+    """
+    if plan.weight_bytes <= plan.memory_bytes:
+        return
+    where = "the GPU" if plan.device == "cuda" else "this machine, which has no GPU,"
+    needed, there = plan.weight_bytes / 2**30, plan.memory_bytes / 2**30
+    raise DoesNotFit(
+        f"{plan.base} does not fit here",
+        where=f"base: {plan.base}",
+        why=f"its weights alone take {needed:.1f} GiB; {where} has {there:.1f} GiB",
+        fix="finetune demo-base toy   # then --set base=./toy tries the recipe on a toy base",
+    )
 
 
 def micro_batch(batch_size: int, longest: int, device: str) -> int:

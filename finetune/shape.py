@@ -86,6 +86,15 @@ def is_text(name: str) -> bool:
     return not name.startswith(("mtp.", "model.visual."))
 
 
+def is_shipped(base: str) -> bool:
+    """Tells whether a Hub base can be planned without a download."""
+    return base.startswith("Qwen/") and _shipped_file(base).is_file()
+
+
+def _shipped_file(base: str) -> Path:
+    return SHIPPED / f"{base.rsplit('/', 1)[-1]}.json"
+
+
 def read_shape(base: str, folder: Path | None) -> ModelShape:
     """Reads a base's shapes from its folder, or from the shipped ones.
 
@@ -94,8 +103,7 @@ def read_shape(base: str, folder: Path | None) -> ModelShape:
     """
     if folder is not None:
         return _from_folder(folder)
-    file = SHIPPED / f"{base.rsplit('/', 1)[-1]}.json"
-    if not base.startswith("Qwen/") or not file.is_file():
+    if not is_shipped(base):
         known = ", ".join(sorted(f"Qwen/{f.stem}" for f in SHIPPED.glob("*.json")))
         raise ArtifactError(
             f"the shapes of {base} are not known",
@@ -103,7 +111,7 @@ def read_shape(base: str, folder: Path | None) -> ModelShape:
             why=f"it is not on disk, and the bases planned without a download are {known}",
             fix=f"hf download {base}",
         )
-    told = json.loads(file.read_text())
+    told = json.loads(_shipped_file(base).read_text())
     parameters: dict[str, tuple[int, ...]] = {}
     for entry in told["parameters"]:
         for layer in entry.get("layers", [""]):

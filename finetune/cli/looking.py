@@ -47,7 +47,7 @@ def plan(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str]
     rows: list[tuple[str, str]] = [
         ("base", made.base + (f" @ {made.revision[:12]}" if made.revision else "")),
         ("method", f"{made.method}, {made.quantisation or 'not quantised'}, {made.dtype} on {made.device}"),
-        ("text weights", f"{made.total_parameters:,}"),
+        ("text weights", f"{made.total_parameters:,}, {made.weight_bytes / 2**30:.2f} GiB as held"),
         ("trained", f"{made.trainable_parameters:,} ({made.trainable_parameters / made.total_parameters:.2%})"),
         ("adapters", _adapters(made)),
         ("optimizer", made.optimizer),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +63,19 @@ def bytes_by_dtype(model: Any) -> dict[str, int]:
 
 
 def frozen_sha256(model: Any) -> str:
-    """Identifies the weights that are not trained, every bit of them, as they lie in memory after quantisation."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
-        if not tensor.requires_grad:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().flatten().view(torch.uint8).cpu().numpy())
-    return digest.hexdigest()
+    """Identifies the weights that are not trained, every bit of them, as they lie in memory after quantisation.
+
+    Each tensor is hashed on a thread of its own: one core hashes about a gigabyte a second, and the 27B has many.
+    """
+    frozen = sorted((n, t) for n, t in model.state_dict(keep_vars=True).items() if not t.requires_grad)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return hashlib.sha256("\n".join(threads.map(_sha256, frozen)).encode()).hexdigest()
+
+
+def _sha256(named: tuple[str, Any]) -> str:
+    name, tensor = named
+    data = tensor.detach().flatten().view(torch.uint8).cpu().numpy()
+    return f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}"
 
 
 def kernels(device: str) -> dict[str, str]:

@@ -11,15 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune.data import Dataset, prepare
+from finetune.data import Dataset, count_rows, prepare
 from finetune.errors import OutsideError
 from finetune.hardware import Hardware, detect
-from finetune.hub import fetch
+from finetune.hub import fetch, locate
 from finetune.model import save_adapter
-from finetune.plan import Plan, make_plan
+from finetune.plan import Plan, check_weights_fit, make_plan
 from finetune.recipe import Recipe, dump, load
 from finetune.run import Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
-from finetune.shape import read_shape
+from finetune.shape import is_shipped, read_shape
 from finetune.stopping import Stop
 from finetune.train.assembly import assemble
 from finetune.train.contract import check, check_unedited, contract, versions
@@ -41,6 +41,7 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     _refuse_many_processes()
     _check_trackers(recipe)
     hardware = detect()
+    _check_size(recipe, hardware)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     stop.check("nothing was begun; give the command again")
     dataset = prepare(recipe, base)
@@ -179,6 +180,13 @@ def _same_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _check_size(recipe: Recipe, hardware: Hardware) -> None:
+    """Plans by rows and shapes alone, where the base is known, so that what cannot fit is not downloaded."""
+    base = locate(recipe.base, recipe.base_path, recipe.revision)
+    if base or is_shipped(recipe.base):
+        check_weights_fit(make_plan(recipe, read_shape(recipe.base, base), hardware, count_rows(recipe)))
 
 
 def _check_trackers(recipe: Recipe) -> None:

@@ -44,6 +44,7 @@ def copy_of_the_stopped(work: Path, name: str) -> Run:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch, and watches it by pidfd")
 def test_killed_and_stopped_at_random_instants_a_run_becomes_the_same_run() -> None:
     command = [sys.executable, str(PROOF / "kill.py"), "--kills=3", "--terms=2", "--aimed=0", "--commands=0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)

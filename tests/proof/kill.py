@@ -1,6 +1,6 @@
 """Kills and stops real trainings at random instants, and compares what becomes of them with the uninterrupted run.
 
-    scripts/prove kill [--kills 20] [--terms 10] [--aimed 12] [--commands 6] [--seed 0]
+    scripts/prove kill [--kills 20] [--terms 10] [--aimed 12] [--commands 12] [--seed 0]
 
 Instants are uniform over the life of a process: arguments, data, loading, steps, scoring, saving, the last writing.
 A run is struck again and again until a process of it outlives its instant; killed before its folder exists, the
@@ -93,7 +93,7 @@ class Arena:
                 if self._judge(kind, runs, end):
                     break
             else:
-                self._compare(runs)
+                self.compare(runs)
 
     def _judge(self, kind: str, runs: Path, end: zygote.End) -> bool:
         """Notes one process's end; says whether its run is beyond hope."""
@@ -113,7 +113,8 @@ class Arena:
             self.tally.wrong.append(f"{runs.name}: SIGTERM during {end.phase} gave {end.code}:\n{end.output}")
         return False
 
-    def _compare(self, runs: Path) -> None:
+    def compare(self, runs: Path) -> None:
+        """Compares the one run in a folder with the uninterrupted one."""
         found = list_runs(runs)
         told = differences(found[0].path, self.reference) if len(found) == 1 else [f"{len(found)} runs"]
         self.tally.identical += not told
@@ -123,7 +124,7 @@ class Arena:
 def main() -> int:
     """Strikes, compares and prints; 0 if every run finished identical."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("kills", 20), ("terms", 10), ("aimed", 12), ("commands", 6), ("seed", 0)):
+    for name, default in (("kills", 20), ("terms", 10), ("aimed", 12), ("commands", 12), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     wanted = parser.parse_args()
     began = time.monotonic()
@@ -148,11 +149,17 @@ def _aim(arena: Arena, phase: str, given: list[str], log: Path) -> zygote.End:
 
 def _strike_commands(arena: Arena, number: int) -> None:
     """Strikes whole commands: two kills for each SIGTERM; every other instant lies within the imports."""
+    if not number:
+        return
+    whole = zygote.run_command(words(arena.recipe, arena.work / "command"), arena.work / "log")
+    arena.tally.runs += 1
+    arena.compare(arena.work / "command")
+    print(f"an uninterrupted command lives {whole.seconds:.2f} s", flush=True)
 
     def strike_with(number: signal.Signals) -> Strike:
         def strike(given: list[str], log: Path) -> zygote.End:
             sent = arena.tally.struck("command kill") + arena.tally.struck("command term")
-            latest = IMPORT_SECONDS if sent % 2 else IMPORT_SECONDS * 2 + arena.lifetime
+            latest = IMPORT_SECONDS if sent % 2 else whole.seconds
             return zygote.run_command(given, log, number, arena.random.uniform(0, latest))
 
         return strike

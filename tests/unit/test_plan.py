@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from finetune.data import Counts
-from finetune.errors import ArtifactError, RecipeError
+from finetune.errors import ArtifactError, DoesNotFit, RecipeError
 from finetune.hardware import Hardware
-from finetune.plan import Plan, make_plan, micro_batch
+from finetune.plan import Plan, check_weights_fit, make_plan, micro_batch
 from finetune.recipe import Recipe, load
 from finetune.shape import ModelShape, read_shape
 
@@ -61,6 +61,24 @@ def test_steps_follow_from_examples_batch_and_epochs(recipe: Recipe) -> None:
     assert (made.warmup_steps, made.save_every) == (1, 2)
     assert made.optimizer == "paged_adamw_8bit"
     assert made.alpha == 32
+
+
+def test_weights_of_the_27b_take_the_known_bytes(tmp_path: Path, recipe: Recipe) -> None:
+    shape = read_shape(recipe.base, None)
+    made = make_plan(recipe, shape, GPU, COUNTS)
+    linears = 24_326_963_200  # without in_proj_a and in_proj_b
+    assert made.weight_bytes == round(linears * 0.515869140625) + 2 * (26_895_998_464 - linears)
+    assert round(made.weight_bytes / 2**30, 2) == 16.47
+    full = make_plan(with_words(recipe, tmp_path, "method=lora"), shape, GPU, COUNTS)
+    assert full.weight_bytes == 2 * 26_895_998_464
+
+
+def test_what_cannot_fit_is_refused_before_a_download(recipe: Recipe) -> None:
+    made = make_plan(recipe, read_shape(recipe.base, None), CPU, COUNTS)
+    with pytest.raises(DoesNotFit, match=r"Qwen3\.6-27B does not fit here") as told:
+        check_weights_fit(made)
+    assert "this machine, which has no GPU, has 16.0 GiB" in told.value.problems[0].why
+    check_weights_fit(make_plan(recipe, read_shape(recipe.base, None), GPU, COUNTS))
 
 
 def test_max_steps_overrules_epochs(tmp_path: Path, recipe: Recipe) -> None:

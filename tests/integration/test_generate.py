@@ -1,0 +1,48 @@
+"""Answers come from the prompt that was trained with, with and without the adapter."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune.generate import Tuned, answer, open_tuned
+from finetune.recipe import load
+from finetune.run import Run
+from finetune.stopping import Stop
+from finetune.train import begin, train
+
+
+@pytest.fixture(scope="module")
+def tuned(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    folder = tmp_path_factory.mktemp("tuned")
+    rows = [json.dumps({"prompt": f"colour {i}?", "completion": "blue"}) for i in range(24)]
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    (folder / "blue.yaml").write_text(f"base: {pico_base}\nsystem: Be brief.\ndata: {{train: rows.jsonl}}\n")
+    words = ["method=lora", "train.max_steps=40", "train.batch_size=8", "train.learning_rate=1e-2"]
+    run, dataset = begin(load(folder / "blue.yaml", words), folder / "runs", Stop(), lambda line: None)
+    train(run, Stop(), lambda line: None, lambda record: None, dataset)
+    return open_tuned(Run(run.path))
+
+
+def test_the_tuned_model_answers_as_it_was_taught_and_the_base_does_not(tuned: Tuned) -> None:
+    asked = [{"role": "user", "content": "colour 7?"}]
+    shown: list[str] = []
+    assert answer(tuned, asked, temperature=0, max_new_tokens=16, show=shown.append) == "blue"
+    assert "".join(shown) == "blue"
+    assert answer(tuned, asked, temperature=0, max_new_tokens=16, as_base=True) != "blue"
+
+
+def test_the_prompt_is_the_one_of_training(tuned: Tuned) -> None:
+    ids = tuned.renderer.prompt_ids(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "colour 7?"}], (), tuned.thinking
+    )
+    assert tuned.renderer.vocabulary.decode(ids) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\ncolour 7?<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+
+
+def test_sampling_is_repeatable_by_its_seed(tuned: Tuned) -> None:
+    asked = [{"role": "user", "content": "anything"}]
+    first, second = (answer(tuned, asked, temperature=1.5, max_new_tokens=8, seed=3, as_base=True) for _ in range(2))
+    assert first == second

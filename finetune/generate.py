@@ -18,7 +18,7 @@ from finetune.errors import ArtifactError
 from finetune.hardware import detect
 from finetune.hub import fetch
 from finetune.model import load_adapter, load_base
-from finetune.plan import Plan
+from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.run import Run, manifest
 
@@ -51,7 +51,7 @@ def open_tuned(run: Run) -> Tuned:
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     hardware = detect()
     dtype = "bfloat16" if hardware.device == "cuda" else "float32"
-    plan = replace(Plan.from_json(run.plan.read_text()), device=hardware.device, dtype=dtype)
+    plan = replace(read_plan(run.plan), device=hardware.device, dtype=dtype)
     renderer = Renderer(
         template=read_template(base),
         vocabulary=read_vocabulary(base),

@@ -73,13 +73,19 @@ class Plan:
         """Writes the plan as it stands in plan.json."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
-    @staticmethod
-    def from_json(text: str) -> Plan:
-        """Reads plan.json."""
-        told: dict[str, Any] = json.loads(text)
-        for name in ("unquantised", "target_modules", "notes"):
-            told[name] = tuple(told[name])
-        return Plan(**told)
+
+def read_plan(file: Path) -> Plan:
+    """Reads a run's plan.json.
+
+    Raises:
+        ArtifactError: it is not one.
+    """
+    try:
+        told: dict[str, Any] = json.loads(file.read_text())
+        return Plan(**told | {name: tuple(told[name]) for name in ("unquantised", "target_modules", "notes")})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ArtifactError("the run's plan cannot be read", where=str(file), why=why) from None
 
 
 def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> Plan:

@@ -19,6 +19,8 @@ class Stop:
     def __init__(self) -> None:
         self.signal = ""
         """Name of the signal; empty while nobody asked."""
+        self.idle = ""
+        """How to go on, while nothing would be lost by ending here and now; empty while something would be."""
 
     def check(self, how_to_go_on: str) -> None:
         """Ends the work here if somebody asked.
@@ -32,14 +34,20 @@ class Stop:
 
 @contextmanager
 def heard() -> Iterator[Stop]:
-    """Hears signals: the first asks for a stop after the current step, the second ends the process at once."""
+    """Hears signals: the first asks for a stop after the current step, the second ends the process at once.
+
+    While nothing would be lost (imports, preparing, loading), the first ends it too.
+    """
     stop = Stop()
+    stop.idle = "nothing was begun; give the command again"
 
     def hear(number: int, frame: FrameType | None) -> None:
-        if stop.signal:
-            os._exit(Interrupted.exit_code)
-        stop.signal = signal.Signals(number).name
+        again, stop.signal = bool(stop.signal), signal.Signals(number).name
         # os.write, because a signal may come while print holds its lock
+        if stop.idle:
+            os.write(2, f"\n{Interrupted(f'stopped by {stop.signal}', fix=stop.idle)}\n".encode())
+        if again or stop.idle:
+            os._exit(Interrupted.exit_code)
         os.write(2, b"\nstopping after this step; again to stop at once\n")
 
     before = {number: signal.signal(number, hear) for number in HEARD}

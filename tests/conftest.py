@@ -43,3 +43,12 @@ def _make(tmp_path_factory: pytest.TempPathFactory, name: str, **kind: bool) -> 
 
     torch.set_num_threads(1)  # whoever imported torch before this file was read
     return make_pico_base(tmp_path_factory.mktemp("bases") / name, **kind)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of public data sets and tokenizers that FINETUNE_TEST_DATA names."""
+    told = os.environ.get("FINETUNE_TEST_DATA")
+    if told is None:
+        pytest.skip("FINETUNE_TEST_DATA does not name a folder of public data sets")
+    return Path(told)

@@ -113,18 +113,23 @@ def _adapters(made: Any) -> str:
 
 
 def _row(run: Any) -> dict[str, Any]:
+    from finetune.errors import ArtifactError
+    from finetune.plan import read_plan
     from finetune.run import manifest, metrics
 
-    told, planned = manifest.read(run.manifest), json.loads(run.plan.read_text())
+    try:
+        told, planned = manifest.read(run.manifest), read_plan(run.plan)
+    except ArtifactError:  # one damaged run does not hide the others; `show` tells what is wrong with it
+        return {"run": run.name, "state": "damaged", "step": 0, "steps": 0, "held_out_loss": [], "base": "?"}
     records = metrics.read(run.metrics) if run.metrics.exists() else []
     held = [record["held_out_loss"] for record in records if "held_out_loss" in record]
     return {
         "run": run.name,
         "state": "trained" if any(s["stage"] == "train" for s in told["stages"]) else "unfinished",
         "step": max((record["step"] for record in records if "loss" in record), default=0),
-        "steps": planned["steps"],
+        "steps": planned.steps,
         "held_out_loss": [held[0], held[-1]] if len(held) > 1 else held,
-        "base": planned["base"],
+        "base": planned.base,
     }
 
 

@@ -33,7 +33,6 @@ def train(
     with stopping.heard() as stop:
         run = open_run(resume) if resume else None
         wishes = load(recipe, overrides) if recipe else None
-        stop.check("nothing was begun; give the command again")
         quiet_libraries()
         from finetune.train import begin
         from finetune.train import train as train_run
@@ -44,7 +43,6 @@ def train(
             assert wishes is not None
             run, dataset = begin(wishes, runs, stop, progress.say)
         progress.say(f"run {run.path}")
-        progress.steps = json.loads(run.plan.read_text())["steps"]
         entry = train_run(run, stop, progress.say, progress.show, dataset)
         progress.say(_summary(entry))
     print(json.dumps({"run": str(run.path), **entry}, ensure_ascii=False) if as_json else run.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
 MAX_DEPTH = 64
@@ -89,8 +90,8 @@ def _too_deep() -> WrongJson:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = json.dumps(next(name for name in names if names.count(name) > 1), ensure_ascii=False)
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        twice = json.dumps(name, ensure_ascii=False)
         raise WrongJson(f"the key {twice} stands twice", f"keep one {twice}")
     return found
 

@@ -56,7 +56,7 @@ def parse(text: str, name: str) -> Parsed:
         name: the file's name as the user typed it.
 
     Raises:
-        RecipeError: the text is not YAML, or too large.
+        RecipeError: the text is not YAML, too large or nested too deep.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise RecipeError(
@@ -66,10 +66,7 @@ def parse(text: str, name: str) -> Parsed:
             fix="put the rows in a file of their own and name it in data.train",
         )
     parsed = Parsed(name)
-    try:
-        events: list[Any] = list(yaml.parse(text, Loader=yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _not_yaml(error, text, name) from None
+    events = _events(text, name)
     starts = [i for i, event in enumerate(events) if isinstance(event, yaml.DocumentStartEvent)]
     if len(starts) > 1:
         line = events[starts[1]].start_mark.line + 1
@@ -78,8 +75,24 @@ def parse(text: str, name: str) -> Parsed:
         events = events[: starts[1]]
     body = [event for event in events if isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent)]
     if body:
-        parsed.value, _ = _build(body, 0, "", 0, parsed)
+        parsed.value, _ = _build(body, 0, "", parsed)
     return parsed
+
+
+def _events(text: str, name: str) -> list[Any]:
+    """Lets PyYAML scan the text, no further than a recipe can go: its time is quadratic in the depth."""
+    events: list[Any] = []
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            events.append(event)
+            if depth > MAX_DEPTH:
+                where, why = f"{name}:{events[-1].start_mark.line + 1}", f"it is nested deeper than {MAX_DEPTH} levels"
+                raise RecipeError("the recipe is nested too deep", where=where, why=why, fix="a recipe has two levels")
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, text, name) from None
+    return events
 
 
 def scalar(text: str) -> Any:
@@ -93,7 +106,7 @@ def scalar(text: str) -> Any:
     return text
 
 
-def _build(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -> tuple[Any, int]:
+def _build(events: list[Any], at: int, key: str, parsed: Parsed) -> tuple[Any, int]:
     """Builds the value that starts at events[at]; returns it and the index after it."""
     event = events[at]
     line = event.start_mark.line + 1
@@ -110,14 +123,11 @@ def _build(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -> 
         tag = event.tag.replace("tag:yaml.org,2002:", "!!")
         _refuse(parsed, line, key, f"tags such as {tag} are not part of a recipe", f"delete {tag}; write a plain value")
         return _skip(events, at)
-    if depth > MAX_DEPTH:
-        _refuse(parsed, line, key, f"it is nested deeper than {MAX_DEPTH} levels", "a recipe has two levels")
-        return _skip(events, at)
     if isinstance(event, yaml.ScalarEvent):
         return _scalar(event, line, key, parsed), at + 1
     if isinstance(event, yaml.SequenceStartEvent):
-        return _sequence(events, at + 1, key, depth, parsed)
-    return _mapping(events, at + 1, key, depth, parsed)
+        return _sequence(events, at + 1, key, parsed)
+    return _mapping(events, at + 1, key, parsed)
 
 
 def _scalar(event: Any, line: int, key: str, parsed: Parsed) -> Any:
@@ -131,15 +141,15 @@ def _scalar(event: Any, line: int, key: str, parsed: Parsed) -> Any:
     return scalar(event.value)
 
 
-def _sequence(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -> tuple[list[Any], int]:
+def _sequence(events: list[Any], at: int, key: str, parsed: Parsed) -> tuple[list[Any], int]:
     items: list[Any] = []
     while not isinstance(events[at], yaml.SequenceEndEvent):
-        item, at = _build(events, at, f"{key}.{len(items)}", depth + 1, parsed)
+        item, at = _build(events, at, f"{key}.{len(items)}", parsed)
         items.append(item)
     return items, at + 1
 
 
-def _mapping(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -> tuple[dict[str, Any], int]:
+def _mapping(events: list[Any], at: int, key: str, parsed: Parsed) -> tuple[dict[str, Any], int]:
     items: dict[str, Any] = {}
     while not isinstance(events[at], yaml.MappingEndEvent):
         event = events[at]
@@ -157,7 +167,7 @@ def _mapping(events: list[Any], at: int, key: str, depth: int, parsed: Parsed) -
             )
             _, at = _skip(events, at + 1)
             continue
-        items[event.value], at = _build(events, at + 1, dotted, depth + 1, parsed)
+        items[event.value], at = _build(events, at + 1, dotted, parsed)
         parsed.lines[dotted] = line
     return items, at + 1
 
@@ -187,9 +197,9 @@ def without_index(key: str) -> str:
     return re.sub(r"(\.[0-9]+)+$", "", key)
 
 
-def _not_yaml(error: Exception, text: str, name: str) -> RecipeError:
+def _not_yaml(error: yaml.YAMLError, text: str, name: str) -> RecipeError:
     """Says where the text stops being YAML, and how that line was probably meant."""
-    line, column, why = 1, 0, "it is nested too deep"  # as a RecursionError is told
+    line, column, why = 1, 0, str(error)
     if isinstance(error, yaml.reader.ReaderError):
         line = text[: error.position].count("\n") + 1
         why = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"

@@ -29,7 +29,8 @@ class Progress:
             self.console.print(line, markup=False, soft_wrap=True)
 
     def show(self, record: dict[str, Any]) -> None:
-        """Shows a record of metrics.jsonl."""
+        """Shows a record of metrics.jsonl, or takes the number of steps to come."""
+        self.steps = record.get("steps", self.steps)
         if self.quiet:
             return
         if "held_out_loss" in record:

@@ -16,7 +16,7 @@ from finetune.errors import OutsideError
 from finetune.hardware import Hardware, detect
 from finetune.hub import fetch, locate
 from finetune.model import save_adapter
-from finetune.plan import Plan, check_weights_fit, make_plan
+from finetune.plan import Plan, check_weights_fit, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
 from finetune.run import Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
 from finetune.shape import is_shipped, read_shape
@@ -30,27 +30,28 @@ from finetune.train.watching import Watcher
 
 Say = Callable[[str], None]
 
+SERVED_WITH = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+"""Files of the base without which a whole model cannot be served."""
+
 
 def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Dataset]:
     """Plans the recipe on this machine and makes its run folder.
 
     Raises:
         RecipeError, DataError, ArtifactError, OutsideError: something that the recipe names is wrong; no run is made.
-        Interrupted: a signal came; no run is made.
     """
     _refuse_many_processes()
     _check_trackers(recipe)
     hardware = detect()
     _check_size(recipe, hardware)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
-    stop.check("nothing was begun; give the command again")
     dataset = prepare(recipe, base)
     plan = make_plan(recipe, read_shape(recipe.base, base), hardware, dataset.counts)
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
-    stop.check("nothing was begun; give the command again")
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
     run = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts)
+    stop.idle = _resume(run)
     return run, dataset
 
 
@@ -67,7 +68,7 @@ def train(
         run: the folder; everything else is read from it.
         stop: asked between steps.
         say: takes a line for the user.
-        report: takes each record of metrics.jsonl.
+        report: takes `{"steps": …}`, the planned ones, then each record of metrics.jsonl.
         dataset: what `begin` prepared; prepared again when it is not given.
 
     Returns:
@@ -85,22 +86,23 @@ def train(
         if done := [entry for entry in manifest.read(run.manifest)["stages"] if entry["stage"] == "train"]:
             say("the run is finished; there is nothing to resume")
             return dict(done[-1])
-        go_on = f"finetune train --resume {run.path}"
+        stop.idle = _resume(run)
         recipe, hardware = load(run.recipe), detect()
         check_unedited(run, recipe)
         _check_trackers(recipe)
-        plan = Plan.from_json(run.plan.read_text())
+        plan = read_plan(run.plan)
         base = fetch(recipe.base, recipe.base_path, recipe.revision)
         dataset = dataset or prepare(recipe, base)
         begun = check(run, base, dataset, hardware)
         _same_threads(begun["threads"])
-        stop.check(go_on)
+        report({"steps": plan.steps})
         trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say)
-        stop.check(go_on)
+        stop.idle = ""
         _train_on(run, trainer, watcher, say)
         if watcher.stopped:
-            stop.check(go_on)
-        return _prove(run, recipe, plan, dataset, trainer, begun, time.monotonic() - began)
+            stop.check(_resume(run))
+        artifact = _publish(run, plan, base, trainer)
+        return _prove(run, recipe, plan, dataset, trainer, artifact, begun, time.monotonic() - began)
 
 
 def _prove(
@@ -109,11 +111,11 @@ def _prove(
     plan: Plan,
     dataset: Dataset,
     trainer: ProvingTrainer,
+    artifact: Path,
     begun: dict[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """Writes what was learnt, proves it, and adds the stage to the manifest, which makes it so."""
-    artifact = _publish(run, plan, trainer)
+    """Proves what was learnt and written, and adds the stage to the manifest, which makes it so."""
     entry = Entry(
         stage="train",
         inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
@@ -159,7 +161,7 @@ def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> 
         trainer.train(resume_from_checkpoint=str(newest.path) if newest.path else None)
 
 
-def _publish(run: Run, plan: Plan, trainer: ProvingTrainer) -> Path:
+def _publish(run: Run, plan: Plan, base: Path, trainer: ProvingTrainer) -> Path:
     """Writes what was learnt, whole or not at all."""
     final = run.weights if plan.method == "full" else run.adapter
     staging = run.path / f".staging-{final.name}"
@@ -168,12 +170,19 @@ def _publish(run: Run, plan: Plan, trainer: ProvingTrainer) -> Path:
     staging.mkdir()
     if plan.method == "full":
         trainer.model.save_pretrained(staging)
+        for name in SERVED_WITH:
+            if (base / name).is_file():
+                shutil.copy(base / name, staging)
     else:
         save_adapter(trainer.model, staging)
     for file in staging.iterdir():
         shutil.copymode(run.recipe, file)  # safetensors lets only the owner read what it writes
     atomic.publish(staging, final)
     return final
+
+
+def _resume(run: Run) -> str:
+    return f"finetune train --resume {run.path}"
 
 
 def _same_threads(threads: int) -> None:

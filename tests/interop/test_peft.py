@@ -23,7 +23,7 @@ from trial.small_run import write_recipe
 from finetune.errors import ArtifactError
 from finetune.generate import open_tuned
 from finetune.model import load_adapter, load_base
-from finetune.plan import UNQUANTISED, Plan
+from finetune.plan import UNQUANTISED, read_plan
 from finetune.run import Run
 
 KEY = re.compile(
@@ -118,7 +118,7 @@ def test_the_config_tells_nothing_of_this_machine(trained: Trained) -> None:
 @pytest.mark.filterwarnings("ignore:Found missing adapter keys")  # all that PEFT itself would say
 def test_an_adapter_on_another_base_is_refused(trained: Trained, pico_base: Path, pico_moe_base: Path) -> None:
     other = pico_base if trained.base == pico_moe_base else pico_moe_base
-    plan = Plan.from_json(trained.run.plan.read_text())
+    plan = read_plan(trained.run.plan)
     with pytest.raises(ArtifactError, match="adapter") as told:
         load_adapter(load_base(other, plan), trained.run.adapter)
     assert told.value.problems[0].where == str(trained.run.adapter)

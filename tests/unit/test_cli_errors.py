@@ -96,6 +96,7 @@ error: there is no file row.jsonl
 """,
         ),
     ],
+    ids=["misspelt", "tab", "two mistakes", "dialect", "comma", "missing file"],
 )
 def test_a_mistake_is_told_in_four_lines_with_its_exit_code(
     recipe: str, rows: str, code: int, told: str, tmp_path: Path

@@ -8,7 +8,7 @@ import pytest
 from finetune.data import Counts
 from finetune.errors import ArtifactError, DoesNotFit, RecipeError
 from finetune.hardware import Hardware
-from finetune.plan import Plan, check_weights_fit, make_plan, micro_batch
+from finetune.plan import check_weights_fit, make_plan, micro_batch, read_plan
 from finetune.recipe import Recipe, load
 from finetune.shape import ModelShape, read_shape
 
@@ -99,9 +99,17 @@ def test_full_trains_every_text_weight_and_no_adapter(tmp_path: Path, recipe: Re
     assert (made.num_targets, made.target_modules, made.quantisation) == ({}, (), None)
 
 
-def test_a_plan_survives_its_file(recipe: Recipe) -> None:
+def test_a_plan_survives_its_file(tmp_path: Path, recipe: Recipe) -> None:
     made = make_plan(recipe, read_shape(recipe.base, None), CPU, replace(COUNTS, tokens=None))
-    assert Plan.from_json(made.to_json()) == made
+    (tmp_path / "plan.json").write_text(made.to_json())
+    assert read_plan(tmp_path / "plan.json") == made
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"base": 1}', "nonsense"])
+def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(ArtifactError, match="the run's plan cannot be read"):
+        read_plan(tmp_path / "plan.json")
 
 
 def test_the_revision_of_a_folder_is_dropped_with_a_word(tmp_path: Path, recipe: Recipe) -> None:

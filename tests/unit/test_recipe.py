@@ -259,7 +259,7 @@ awkward = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
     | st.sampled_from(["1e5", "08", "null", "0.5"]),
@@ -292,7 +292,7 @@ def test_what_is_written_out_loads_as_the_same_recipe(
 # Proposals
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     key=st.sampled_from([*FROZEN_KEYS, *sections()]),
     value=st.none()

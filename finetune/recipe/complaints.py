@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -65,6 +66,7 @@ def unknown_key(key: str, value: Any, place: str) -> Problem:
     return Problem(what, place, why, line(meant, propose(meant, value), place))
 
 
+@cache
 def nearest_key(key: str, section: bool = False) -> str | None:
     """Finds the dotted key, or the section, that a misspelt, misplaced or foreign one probably meant."""
     leaf = key.rpartition(".")[2]

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Le
@@ -59,10 +60,9 @@ def propose(key: str, value: Any = None, written: str | None = None) -> str:
     """
     field = field_of(key)
     assert field is not None, key
-    accepts: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
     for candidate in _candidates(key, field, value, written):
         try:
-            accepts.validate_python(candidate)
+            _schema_of(key).validate_python(candidate)
         except ValidationError:
             continue
         return show(candidate)
@@ -89,6 +89,13 @@ def field_of(key: str) -> FieldInfo | None:
         holder = Recipe.model_fields.get(section)
         model = holder.annotation if holder else None
     return model.model_fields.get(name) if isinstance(model, type) and issubclass(model, Section) else None
+
+
+@cache
+def _schema_of(key: str) -> TypeAdapter[Any]:
+    field = field_of(key)
+    assert field is not None, key
+    return TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
 
 
 def _candidates(key: str, field: FieldInfo, value: Any, written: str | None) -> Iterator[Any]:

@@ -99,7 +99,7 @@ def test_a_mutated_row_is_read_or_told_with_place_and_fix(text: str, tmp_path_fa
         assert {type(m["content"]) for m in row.messages} == {str}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(raw=st.binary(max_size=200) | st.lists(st.binary(max_size=20), max_size=9).map(b"\n".join))
 def test_random_bytes_are_read_or_told_with_place_and_fix(raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.getbasetemp() / "bytes.jsonl"

@@ -27,6 +27,9 @@ UNQUANTISED = ("lm_head", "in_proj_a", "in_proj_b", "shared_expert_gate", "model
 DTYPE_BYTES = {"cuda": 2, "cpu": 4}
 """bfloat16 on a GPU, float32 on a CPU."""
 
+HOST_SHARE = 0.8
+"""Of the host's memory that training on a CPU may fill; the system and the libraries need the rest."""
+
 CHECKPOINTS_IN_A_RUN = 10
 
 
@@ -55,7 +58,7 @@ class Plan:
     weight_bytes: int
     """Of the text model as it is held; what else training needs is not counted yet."""
     memory_bytes: int
-    """Of the GPU, or of the host where there is none."""
+    """Of the GPU, or what the host can spare where there is none."""
     optimizer: str
     micro_batch: int
     accumulation: int
@@ -124,7 +127,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
         total_parameters=shape.num_text_parameters,
         routed_parameters=shape.num_routed_parameters,
         weight_bytes=weight_bytes(shape, nf4=recipe.method == "qlora", dtype_bytes=DTYPE_BYTES[hardware.device]),
-        memory_bytes=hardware.gpu_bytes or hardware.host_bytes,
+        memory_bytes=hardware.gpu_bytes or int(HOST_SHARE * hardware.host_bytes),
         optimizer="paged_adamw_8bit" if hardware.device == "cuda" and not full else "adamw_torch",
         micro_batch=micro,
         accumulation=recipe.train.batch_size // micro,
@@ -165,12 +168,12 @@ def check_weights_fit(plan: Plan) -> None:
     """
     if plan.weight_bytes <= plan.memory_bytes:
         return
-    where = "the GPU" if plan.device == "cuda" else "this machine, which has no GPU,"
+    where = "the GPU has" if plan.device == "cuda" else "this machine has no GPU and can spare"
     needed, there = plan.weight_bytes / 2**30, plan.memory_bytes / 2**30
     raise DoesNotFit(
         f"{plan.base} does not fit here",
         where=f"base: {plan.base}",
-        why=f"its weights alone take {needed:.1f} GiB; {where} has {there:.1f} GiB",
+        why=f"its weights alone take {needed:.1f} GiB; {where} {there:.1f} GiB",
         fix="finetune demo-base toy   # then --set base=./toy tries the recipe on a toy base",
     )
 

@@ -28,6 +28,11 @@ FAMILY_MODULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Family -> (block, linear layers). A Gated DeltaNet's in_proj_a and in_proj_b are not among them: they are
 two rows a head and feed the decay through exp and softplus."""
 
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Of the dtypes that safetensors names."""
+
+REFETCH = "copy or download the base again: hf download OWNER/NAME"
+
 _LAYER = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)\.weight")
 
 
@@ -136,14 +141,30 @@ def _from_folder(folder: Path) -> ModelShape:
     try:
         config = json.loads((folder / "config.json").read_text())
         model_type = config["model_type"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        where = str(folder / "config.json")
-        raise ArtifactError("the base's config cannot be read", where=where, why=repr(error)) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        where, why = str(folder / "config.json"), f"{type(error).__name__}: {error}"
+        raise ArtifactError("the base's config cannot be read", where=where, why=why, fix=REFETCH) from None
     parameters: dict[str, tuple[int, ...]] = {}
     for file in _shards(folder):
         for name, entry in read_header(file).items():
             parameters[name] = tuple(entry["shape"])
+    _check_widths(folder, config.get("text_config", config), parameters)
     return ModelShape(str(folder), parameters, model_type)
+
+
+def _check_widths(folder: Path, config: Any, parameters: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares the config's widths with the embedding, so that a base that cannot be loaded is refused here."""
+    embedding = parameters.get("model.language_model.embed_tokens.weight")
+    if embedding is None:
+        return
+    told = (config.get("vocab_size"), config.get("hidden_size")) if isinstance(config, dict) else None
+    if told != embedding:
+        raise ArtifactError(
+            "the base's config is not that of its weights",
+            where=str(folder / "config.json"),
+            why=f"(vocab_size, hidden_size) is {told}, and the embedding is {embedding}",
+            fix=REFETCH,
+        )
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -152,12 +173,17 @@ def _shards(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
-        raise ArtifactError("the base's index cannot be read", where=str(index), why=repr(error)) from None
+        empty = not names
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names, empty, why = [], True, f"{type(error).__name__}: {error}"
+    else:
+        why = "it names no shard"
+    if empty:
+        raise ArtifactError("the base's index cannot be read", where=str(index), why=why, fix=REFETCH)
     for name in names:
-        if Path(name).name != name:
-            why = f"it points to {name}, outside the folder"
-            raise ArtifactError("the base's index is not to be trusted", where=str(index), why=why)
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            why = f"it points to {name!r}, which is no shard in this folder"
+            raise ArtifactError("the base's index is not to be trusted", where=str(index), why=why, fix=REFETCH)
     return [folder / name for name in names]
 
 
@@ -176,11 +202,22 @@ def read_header(file: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(stream.read(min(length, 2**27)))
         header.pop("__metadata__", None)
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        wrong = [name for name, entry in header.items() if not _shape_fills(entry)]
     except FileNotFoundError:
-        raise ArtifactError("a shard of the base is missing", where=str(file), fix="hf download it again") from None
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise ArtifactError("this is not a safetensors file", where=str(file), fix="hf download it again") from None
+        raise ArtifactError("a shard of the base is missing", where=str(file), fix=REFETCH) from None
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise ArtifactError("this is not a safetensors file", where=str(file), fix=REFETCH) from None
+    if wrong:
+        why = f"the bytes of {wrong[0]} are not those of its shape"
+        raise ArtifactError("a shard of the base is damaged", where=str(file), why=why, fix=REFETCH)
     if size != 8 + length + end:
         why = f"it has {size:,} bytes and should have {8 + length + end:,}"
-        raise ArtifactError("a shard of the base is cut short", where=str(file), why=why, fix="hf download it again")
+        raise ArtifactError("a shard of the base is cut short", where=str(file), why=why, fix=REFETCH)
     return header
+
+
+def _shape_fills(entry: Mapping[str, Any]) -> bool:
+    """Tells whether a tensor's bytes are those of its shape; of a dtype not listed it cannot tell, and says yes."""
+    begin, end = entry["data_offsets"]
+    size = DTYPE_BYTES.get(entry["dtype"])
+    return size is None or math.prod(entry["shape"]) * size == end - begin

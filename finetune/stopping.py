@@ -48,7 +48,7 @@ def heard() -> Iterator[Stop]:
             os.write(2, f"\n{Interrupted(f'stopped by {stop.signal}', fix=stop.idle)}\n".encode())
         if again or stop.idle:
             os._exit(Interrupted.exit_code)
-        os.write(2, b"\nstopping after this step; again to stop at once\n")
+        os.write(2, b"\nstopping as soon as nothing is lost by it; again to stop at once\n")
 
     before = {number: signal.signal(number, hear) for number in HEARD}
     try:

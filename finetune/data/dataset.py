@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.messages import Row
-from finetune.data.rendering import Example, Renderer
+from finetune.data.rendering import Example, Renderer, rounds
 from finetune.data.rows import SHOWN_PROBLEMS
 from finetune.data.split import read_split
 from finetune.data.template import read_template
@@ -66,7 +66,9 @@ class Dataset:
 
 
 def count_rows(recipe: Recipe) -> Counts:
-    """Counts rows as if each became one example, for a plan made before the tokenizer is on disk.
+    """Counts the examples that Qwen's template makes of the rows, for a plan made before the tokenizer is on disk.
+
+    Only their tokens are not known, and so not how many are too long.
 
     Raises:
         DataError: a file cannot be learnt from.
@@ -75,8 +77,8 @@ def count_rows(recipe: Recipe) -> Counts:
     return Counts(
         rows=len(train),
         held_out_rows=len(held_out),
-        examples=len(train),
-        held_out_examples=len(held_out),
+        examples=sum(_num_examples(recipe, row) for row in train),
+        held_out_examples=sum(_num_examples(recipe, row) for row in held_out),
         tokens=None,
         learnt_tokens=None,
         longest=None,
@@ -84,6 +86,10 @@ def count_rows(recipe: Recipe) -> Counts:
         truncated=0,
         with_reasoning=0,
     )
+
+
+def _num_examples(recipe: Recipe, row: Row) -> int:
+    return 1 if recipe.data.preserve_thinking else len(rounds(row.messages, row.learn_from))
 
 
 def prepare(recipe: Recipe, base: Path) -> Dataset:

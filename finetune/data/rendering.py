@@ -32,6 +32,8 @@ from finetune.errors import ArtifactError, DataError
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 ASSISTANT = f"{TURN_START}assistant\n"
 
+PUT_BACK = "put the base's own chat_template.jinja and tokenizer.json back, from its page on the Hub"
+
 HALF = 0xD800
 """Where the halves of characters begin (UTF-16's surrogates). Alone they are no text, and no row can hold one."""
 
@@ -81,7 +83,7 @@ class Renderer:
                 "the chat template is not one of Qwen3.5 or Qwen3.6",
                 where="chat_template.jinja",
                 why=why,
-                fix="put the base's own chat_template.jinja and tokenizer.json back, from its page on the Hub",
+                fix=PUT_BACK,
             )
 
     @cached_property
@@ -98,9 +100,8 @@ class Renderer:
             plain = self.template.render(asked)
             prompts = {on: self.template.render(asked, ask=True, enable_thinking=on) for on in (True, False)}
         except ValueError as error:
-            raise ArtifactError(
-                "the chat template refuses a single question", where="chat_template.jinja", why=str(error)
-            ) from None
+            what, where = "the chat template refuses a single question", "chat_template.jinja"
+            raise ArtifactError(what, where=where, why=str(error), fix=PUT_BACK) from None
         return {thinking: text.removeprefix(plain) for thinking, text in prompts.items()}
 
     def examples(self, row: Row) -> list[Example]:
@@ -180,10 +181,8 @@ class Renderer:
         With every past turn kept as it was prompted there is one. Otherwise each question (a user message) starts a
         round of its own, and only the last round of an example is rendered as it was prompted.
         """
-        if self.preserve_thinking or self._prompts[True] == self._prompts[False]:
-            return [(len(messages), learn_from)]
-        asked = [i for i, m in enumerate(messages) if m["role"] == "user"] + [len(messages)]
-        return [(end, max(start, learn_from)) for start, end in itertools.pairwise(asked) if end > learn_from]
+        whole = self.preserve_thinking or self._prompts[True] == self._prompts[False]
+        return [(len(messages), learn_from)] if whole else rounds(messages, learn_from)
 
     def _cut(self, text: str, start: int, end: int, learnt: bool) -> list[Piece]:
         """Cuts text[start:end] at the control tokens."""
@@ -196,6 +195,12 @@ class Renderer:
         if end > start:
             pieces.append(Piece(text[start:end], False, learnt))
         return pieces
+
+
+def rounds(messages: Sequence[Message], learn_from: int) -> list[tuple[int, int]]:
+    """Gives (end, first learnt message) of each question's round, if any of it may be learnt."""
+    asked = [i for i, m in enumerate(messages) if m["role"] == "user"] + [len(messages)]
+    return [(end, max(start, learn_from)) for start, end in itertools.pairwise(asked) if end > learn_from]
 
 
 def _hide(messages: Sequence[Message], tools: Sequence[dict[str, Any]], starts: str) -> tuple[Any, Any]:

@@ -12,6 +12,8 @@ from finetune.data.rows import read_rows, shown_name
 from finetune.errors import DataError
 from finetune.recipe import Recipe
 
+PUT_INTO_FILE = "put the rows into a .jsonl file and name it"
+
 
 def read_split(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     """Reads the rows to learn and the rows to hold out.
@@ -44,13 +46,13 @@ def _file(recipe: Recipe, key: str) -> Path:
     """Gives the file of rows that a key names.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is a folder, a pipe or a device.
     """
     file = Path(recipe.data.train if key == "data.train" else str(recipe.data.eval))
     typed, where = Path(recipe.typed(key)), recipe.where(key)
     if os.path.isdir(file):
         names = sorted(path.name for path in file.glob("*.jsonl"))
-        fix = recipe.line(key, typed / names[0]) if names else "put the rows into a .jsonl file and name it"
+        fix = recipe.line(key, typed / names[0]) if names else PUT_INTO_FILE
         raise DataError(f"{typed} is a folder, not a file of rows", where=where, why=f"it is {file}", fix=fix)
     if not os.path.exists(file):
         names = [path.name for path in file.parent.glob("*.json*")] if os.path.isdir(file.parent) else []
@@ -61,4 +63,7 @@ def _file(recipe: Recipe, key: str) -> Path:
             else "finetune init legal   # writes rows to begin with"
         )
         raise DataError(f"there is no file {typed}", where=where, why=f"nothing is at {file}", fix=fix)
+    if not os.path.isfile(file):
+        why = f"{file} is a pipe or a device, which may never end"
+        raise DataError(f"{typed} is not a regular file", where=where, why=why, fix=PUT_INTO_FILE)
     return file

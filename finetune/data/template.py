@@ -12,9 +12,13 @@ from typing import Any
 
 import jinja2
 from jinja2.ext import loopcontrols
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune.errors import ArtifactError
+
+MAX_POWER = 64
+"""The largest exponent, and the most bits of a base, in a template's `**`; no chat needs a larger number."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Template:
         Raises:
             jinja2.TemplateSyntaxError: it is not Jinja.
         """
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _tojson
         environment.globals |= {"raise_exception": _raise, "namespace": _Namespace}
         return environment.from_string(self.source)
@@ -55,8 +59,11 @@ class Template:
     ) -> str:
         """Renders a conversation; `ask` adds the prompt for the assistant's next turn.
 
+        The sandbox bounds each `range` and each `**`. It does not bound their product: loops nested in loops may
+        still run for hours.
+
         Raises:
-            ValueError: the template refuses the conversation, in its own words.
+            ValueError: the template refuses the conversation, in its own words, or fails on it.
         """
         try:
             return self.compiled.render(
@@ -68,6 +75,8 @@ class Template:
             )
         except jinja2.TemplateError as error:
             raise ValueError(error.message) from None
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError) as error:
+            raise ValueError(f"it fails with {error!r}") from None
 
 
 def read_template(folder: Path) -> Template:
@@ -93,9 +102,21 @@ def read_template(folder: Path) -> Template:
     except jinja2.TemplateSyntaxError as error:
         where, why = f"{file}:{error.lineno}", str(error.message)
         raise ArtifactError("the chat template is not Jinja", where=where, why=why, fix=fix) from None
-    except (OSError, ValueError) as error:  # not UTF-8, not JSON
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not JSON, nested too deep
         raise ArtifactError("the chat template cannot be read", where=str(file), why=str(error), fix=fix) from None
     return template
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, refusing powers that no memory holds; what is intercepted is not computed while compiling."""
+
+    intercepted_binops = frozenset({"**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if abs(right) > MAX_POWER or abs(left) > 2**MAX_POWER:
+            told = f"a chat template's ** takes a base of {MAX_POWER} bits and an exponent of {MAX_POWER} at most"
+            raise jinja2.exceptions.SecurityError(told)
+        return super().call_binop(context, operator, left, right)
 
 
 class _Namespace(jinja2.utils.Namespace):

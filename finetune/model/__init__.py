@@ -8,7 +8,7 @@ from finetune.model.adapter import (
     restore_adapter,
     save_adapter,
 )
-from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base
+from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base, refused
 from finetune.model.scoring import Score, score
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "kernels",
     "load_adapter",
     "load_base",
+    "refused",
     "restore_adapter",
     "save_adapter",
     "score",

@@ -107,9 +107,9 @@ def load_adapter(model: Any, folder: Path) -> Any:
         wrapped = PeftModel.from_pretrained(model, folder, local_files_only=True)
     except FileNotFoundError:
         raise ArtifactError(
-            "the run has no adapter yet",
+            "the run has no adapter",
             where=str(folder),
-            why="training did not finish",
+            why="training did not finish, or the folder was removed",
             fix=f"finetune train --resume {folder.parent}",
         ) from None
     except (RuntimeError, ValueError, OSError) as error:

@@ -10,15 +10,20 @@ import hashlib
 import importlib.util
 import os
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from finetune.errors import ArtifactError
 from finetune.plan import Plan
+from finetune.shape import REFETCH
 
 
 def load_base(folder: Path, plan: Plan) -> Any:
@@ -28,15 +33,16 @@ def load_base(folder: Path, plan: Plan) -> Any:
         ArtifactError: weights are missing from the folder, or some in it have no place in the model.
     """
     dtype = getattr(torch, plan.dtype)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        device_map={"": 0 if plan.device == "cuda" else "cpu"},
-        quantization_config=_nf4(plan, dtype) if plan.quantisation else None,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    with refused(folder, "the base cannot be loaded"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": 0 if plan.device == "cuda" else "cpu"},
+            quantization_config=_nf4(plan, dtype) if plan.quantisation else None,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
     if report["missing_keys"] or report["mismatched_keys"]:
         absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise ArtifactError(
@@ -52,6 +58,22 @@ def load_base(folder: Path, plan: Plan) -> Any:
             # bitsandbytes 0.50 repacks 4-bit weights for evaluation on such CPUs, and asserts on odd sizes
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+@contextmanager
+def refused(folder: Path, what: str) -> Iterator[None]:
+    """Tells what transformers says of a damaged base as an error of ours; running out of memory passes through.
+
+    Raises:
+        ArtifactError: it could not be read.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, StrictDataclassError) as error:
+        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise ArtifactError(what, where=str(folder), why=why, fix=REFETCH) from error
 
 
 def bytes_by_dtype(model: Any) -> dict[str, int]:

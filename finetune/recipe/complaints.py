@@ -142,7 +142,7 @@ def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:
 
 
 def _bound(context: Mapping[str, Any]) -> str:
-    return f"{next(context[name] for name in ('ge', 'gt', 'le', 'lt') if name in context):,g}"
+    return f"{next(context[name] for name in ('ge', 'gt', 'le', 'lt') if name in context):,.12g}"
 
 
 def _path(loc: tuple[int | str, ...]) -> tuple[str, ...]:

@@ -20,6 +20,12 @@ from finetune.recipe.paths import PATH_KEYS, anchor_paths, holder_of, is_folder,
 from finetune.recipe.schema import Recipe
 from finetune.recipe.secrets import find_secrets, without_secrets
 
+MAX_BYTES = 2**20
+"""Of a recipe's file; a long one has a few thousand."""
+
+NAME_ONE = "name the YAML file: finetune init legal writes one"
+"""The cure where what was named cannot be a recipe."""
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Loads a recipe.
@@ -72,12 +78,19 @@ def read_text(file: Path, shown: str) -> str:
     """Reads a recipe's text.
 
     Raises:
-        RecipeError: there is no such file, it is a folder, or it is not UTF-8.
+        RecipeError: there is no such file, it is a folder, a pipe or a device, too long, or not UTF-8.
     """
     if os.path.isdir(file):
         raise RecipeError("this is a folder, not a recipe", where=shown, fix=_nearest(file / "recipe.yaml"))
+    if os.path.exists(file) and not os.path.isfile(file):
+        why = "it is a pipe or a device, which may never end"
+        raise RecipeError("this is not a regular file", where=shown, why=why, fix=NAME_ONE)
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            why = f"a recipe has at most {MAX_BYTES:,} bytes"
+            raise RecipeError("the file is too long for a recipe", where=shown, why=why, fix=NAME_ONE)
         return raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise RecipeError("there is no such recipe", where=shown, fix=_nearest(file)) from None
@@ -85,7 +98,7 @@ def read_text(file: Path, shown: str) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         why = f"byte {error.start} of the file is 0x{error.object[error.start]:02x}"
         if b"\0" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            why, fix = "it holds bytes that no text has", "name the YAML file: finetune init legal writes one"
+            why, fix = "it holds bytes that no text has", NAME_ONE
         else:
             fix = f"iconv -f {guess_encoding(raw)} -t utf-8 {shown} > {file.stem}.utf8.yaml"
         raise RecipeError("the recipe is not UTF-8 text", where=f"{shown}:{line}", why=why, fix=fix) from None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from annotated_types import Le
+from annotated_types import Ge, Le
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -111,9 +111,8 @@ def _candidates(key: str, field: FieldInfo, value: Any, written: str | None) -> 
             yield written  # a commit of digits, a name such as 2026
         if key == "name":
             yield re.sub(r"[^A-Za-z0-9._-]+", "-", str(value)).strip("-._")[:64]
-    for limit in field.metadata:
-        if isinstance(limit, Le) and isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            yield limit.le
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:  # 0 says that none was meant
+        yield from _violated(field, value)
     if value is not None and isinstance(value, str) and key == "data":
         yield {"train": value}
     if not field.is_required() and field.default is not None:
@@ -143,6 +142,16 @@ def _repaired(value: Any) -> Iterator[Any]:
         yield from _repaired(value[0])
     if isinstance(value, dict) and isinstance(value.get("path"), str):
         yield value["path"]
+
+
+def _violated(field: FieldInfo, value: float) -> Iterator[Any]:
+    """Yields the bound that a number is beyond."""
+    for limit in field.metadata:
+        match limit:
+            case Ge(ge=bound) if value < bound:
+                yield bound
+            case Le(le=bound) if value > bound:
+                yield bound
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

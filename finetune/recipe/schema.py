@@ -84,7 +84,7 @@ class Lora(Section):
 class Train(Section):
     """How it is learnt."""
 
-    epochs: Positive = 2.0
+    epochs: Annotated[float, Field(strict=True, gt=0, le=10_000, allow_inf_nan=False)] = 2.0
     """Passes over the training examples."""
     max_steps: Count | None = None
     """Stop after so many optimizer steps, whatever `epochs` says."""

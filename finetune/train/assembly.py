@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from finetune.data import Dataset
-from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base
+from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base, refused
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -43,7 +43,8 @@ def assemble(
     else:
         model.requires_grad_(True)
     watcher = Watcher(run, plan, dataset.held_out, stop, report)
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    with refused(base, "the base's tokenizer cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     trainer = ProvingTrainer(
         run,
         recipe,

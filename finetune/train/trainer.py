@@ -111,7 +111,7 @@ class ProvingTrainer(SFTTrainer):
     def _not_finite(self, what: str, when: str, rows: Sequence[int] = ()) -> TrainingStopped:
         newest = checkpoint.newest_verified(self.finetune_run.checkpoints)
         kept = f"the last good state is {newest.path}" if newest.path else "no checkpoint was written yet"
-        rate = self.recipe.train.learning_rate / 2
+        rate = min(self.recipe.train.learning_rate / 2, 1e-2)
         return TrainingStopped(
             f"{what} is not finite {when}",
             where=", ".join(dict.fromkeys(self.places[row] for row in rows)) or str(self.finetune_run.path),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data import Dataset, count_rows, prepare
-from finetune.errors import OutsideError
+from finetune.errors import ArtifactError, OutsideError
 from finetune.hardware import Hardware, detect
 from finetune.hub import fetch, locate
 from finetune.model import save_adapter
@@ -84,6 +84,7 @@ def train(
     _refuse_many_processes()
     with locked(run):
         if done := [entry for entry in manifest.read(run.manifest)["stages"] if entry["stage"] == "train"]:
+            _check_outputs(run, done[-1])
             say("the run is finished; there is nothing to resume")
             return dict(done[-1])
         stop.idle = _resume(run)
@@ -130,6 +131,23 @@ def _prove(
     return asdict(entry)
 
 
+def _check_outputs(run: Run, entry: dict[str, Any]) -> None:
+    """Compares what a finished training has written with what it proved.
+
+    Raises:
+        ArtifactError: a file is gone or another one.
+    """
+    for name, digest in entry["outputs"].items():
+        file = run.path / name
+        if not file.is_file() or atomic.sha256(file) != digest:
+            raise ArtifactError(
+                f"{name} is {'not the one that was proven' if file.is_file() else 'gone'}",
+                where=str(file),
+                why="the run is finished, so resuming does not write it again",
+                fix=f"put it back, or train anew: finetune train {run.recipe}",
+            )
+
+
 def _facts(recipe: Recipe, plan: Plan, base: Path, dataset: Dataset, hardware: Hardware, runs: Path) -> dict[str, Any]:
     """What stands at the head of the manifest: how the model is to be asked, and what a resume is held to."""
     recipe_yaml = dump(recipe, runs.absolute() / "any-run")
@@ -166,7 +184,10 @@ def _publish(run: Run, plan: Plan, base: Path, trainer: ProvingTrainer) -> Path:
     final = run.weights if plan.method == "full" else run.adapter
     staging = run.path / f".staging-{final.name}"
     for leftover in (staging, final):  # of a process that was killed before its manifest entry
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
     staging.mkdir()
     if plan.method == "full":
         trainer.model.save_pretrained(staging)

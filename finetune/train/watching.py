@@ -130,6 +130,8 @@ class Watcher(TrainerCallback):
                 f"{kind or 'the weights'} of {', '.join(without)} got no gradient at step {step}",
                 where=str(self.run.path),
                 why="an adapter without a gradient learns nothing, however many steps follow",
-                fix=f"--set lora.targets=[{', '.join(f for f in alive)}]",
+                fix=f"--set lora.targets=[{', '.join(alive)}]"
+                if alive
+                else "--set train.warmup=0.03   # or a larger rate",
             )
         self.record(step=step, gradients={"of": kind or "weights", "alive": dict(alive), "dead": dict(dead)})

@@ -1,11 +1,15 @@
 """Answers come from the prompt that was trained with, with and without the adapter."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from finetune.errors import ArtifactError
 from finetune.generate import Tuned, answer, open_tuned
+from finetune.model import load_base
+from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.run import Run
 from finetune.stopping import Stop
@@ -13,7 +17,7 @@ from finetune.train import begin, train
 
 
 @pytest.fixture(scope="module")
-def tuned(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+def run(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("tuned")
     rows = [json.dumps({"prompt": f"colour {i}?", "completion": "blue"}) for i in range(24)]
     (folder / "rows.jsonl").write_text("\n".join(rows))
@@ -21,7 +25,12 @@ def tuned(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
     words = ["method=lora", "train.max_steps=40", "train.batch_size=8", "train.learning_rate=1e-2"]
     run, dataset = begin(load(folder / "blue.yaml", words), folder / "runs", Stop(), lambda line: None)
     train(run, Stop(), lambda line: None, lambda record: None, dataset)
-    return open_tuned(Run(run.path))
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned(run: Run) -> Tuned:
+    return open_tuned(run)
 
 
 def test_the_tuned_model_answers_as_it_was_taught_and_the_base_does_not(tuned: Tuned) -> None:
@@ -46,3 +55,25 @@ def test_sampling_is_repeatable_by_its_seed(tuned: Tuned) -> None:
     asked = [{"role": "user", "content": "anything"}]
     first, second = (answer(tuned, asked, temperature=1.5, max_new_tokens=8, seed=3, as_base=True) for _ in range(2))
     assert first == second
+
+
+def test_a_finished_run_whose_adapter_changed_is_not_called_proven(run: Run, tmp_path: Path) -> None:
+    copy = Run(tmp_path / run.name)
+    shutil.copytree(run.path, copy.path)
+    weights = copy.adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="not the one that was proven"):
+        train(copy, Stop(), lambda line: None, lambda record: None)
+    weights.unlink()
+    with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors is gone"):
+        train(copy, Stop(), lambda line: None, lambda record: None)
+
+
+def test_a_base_that_cannot_be_loaded_is_an_error_of_ours(pico_base: Path, run: Run, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(pico_base, base)
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = "four"
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="the base cannot be loaded"):
+        load_base(base, read_plan(run.plan))

@@ -103,6 +103,33 @@ def test_what_transformers_refuses_is_refused_in_the_same_words(messages: list[d
         template.render(messages)
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{{ 10.0 ** 64 * 'a' }}", "TypeError"),
+        ("{{ {}.popitem() }}", "SecurityError|not safely callable"),
+        ("{{ 'a{}'.format() }}", "IndexError"),
+        ("{{ 1e308 | int * 1e308 | int + 0.5 }}", "OverflowError"),
+        ("{{ 'a' * 10 ** 18 }}", "MemoryError"),
+        ("{{ 'a'.center('b') }}", "TypeError"),
+        ("{{ 3 | dictsort }}", "AttributeError"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ 2 ** 65 }}", "exponent of 64 at most"),
+        ("{{ 9 ** 9 ** 9 ** 9 }}", "exponent of 64 at most"),
+        ("{{ (9 ** 64) ** 64 }}", "base of 64 bits"),
+        ("{{ range(10 ** 9) | list }}", "Range too big"),
+    ],
+)
+def test_a_template_that_fails_refuses_in_the_words_of_its_failure(source: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Template(source).render(CHATS["question"])
+
+
+def test_a_small_power_is_computed() -> None:
+    assert Template("{{ 2 ** 10 }}").render(CHATS["question"]) == "1024"
+
+
 value = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -584,6 +585,20 @@ def test_a_folder_is_told_with_the_file_in_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data is a folder, not a file of rows") as caught:
         read_split(load(tmp_path / "recipe.yaml"))
     assert caught.value.problems[0].fix == "data.train: data/rows.jsonl"
+
+
+@pytest.mark.parametrize("key", ["train", "eval"])
+def test_a_pipe_is_refused_before_it_is_opened(key: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "rows.jsonl").write_text(f"{GOOD}\n")
+    files = {"train": "rows.jsonl", "eval": "rows.jsonl"} | {key: "pipe"}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"base: a/b\ndata:\n  train: {files['train']}\n  eval: {files['eval']}\n")
+    with pytest.raises(DataError, match="pipe is not a regular file") as caught:
+        read_split(load(recipe))
+    (problem,) = caught.value.problems
+    assert problem.where == f"{recipe}:{3 if key == 'train' else 4}  data.{key}"
+    assert problem.fix == "put the rows into a .jsonl file and name it"
 
 
 def test_a_file_that_cannot_be_opened_is_told_as_the_system_tells_it(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_what_cannot_fit_is_refused_before_a_download(recipe: Recipe) -> None:
     made = make_plan(recipe, read_shape(recipe.base, None), CPU, COUNTS)
     with pytest.raises(DoesNotFit, match=r"Qwen3\.6-27B does not fit here") as told:
         check_weights_fit(made)
-    assert "this machine, which has no GPU, has 16.0 GiB" in told.value.problems[0].why
+    assert "this machine has no GPU and can spare 12.8 GiB" in told.value.problems[0].why
     check_weights_fit(make_plan(recipe, read_shape(recipe.base, None), GPU, COUNTS))
 
 

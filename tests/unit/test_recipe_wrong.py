@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,6 +156,14 @@ ONE_PROBLEM = [
     Wrong("a commit with an e", GOOD + "revision: 12e4567\n", "3  revision", 'revision: "12e4567"'),
     # out of bounds
     Wrong("rank 0", GOOD + "lora:\n  rank: 0\n", "4  lora.rank", "lora.rank: 16"),
+    Wrong("too short", BASE + "data: {train: a.jsonl, max_length: 8}\n", "2  data.max_length", "data.max_length: 16"),
+    Wrong(
+        "too long",
+        BASE + "data: {train: a.jsonl, max_length: 9999999}\n",
+        "2  data.max_length",
+        "data.max_length: 1048576",
+    ),
+    Wrong("epochs without end", GOOD + "train: {epochs: 1e9}\n", "3  train.epochs", "train.epochs: 10000"),
     Wrong("rank 4096", GOOD + "lora: {rank: 4096}\n", "3  lora.rank", "lora.rank: 1024"),
     Wrong(
         "a negative rate",
@@ -494,3 +503,26 @@ def test_a_folder_is_not_a_recipe(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="this is a folder") as caught:
         load(tmp_path)
     assert caught.value.problems[0].fix == f"did you mean {tmp_path / 'recipe.yml'}?"
+
+
+def test_a_bound_is_told_in_full(tmp_path: Path) -> None:
+    (problem,) = problems_of(BASE + "data: {train: a.jsonl, max_length: 9999999}\n", tmp_path)
+    assert problem.why == "it must be at most 1,048,576"
+
+
+def test_a_device_and_a_pipe_are_refused_before_they_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.yaml")
+    for file in ("/dev/zero", tmp_path / "recipe.yaml"):
+        with pytest.raises(RecipeError, match="this is not a regular file") as caught:
+            load(file)
+        (problem,) = caught.value.problems
+        assert problem.where == str(file)
+        assert problem.why and problem.fix
+
+
+def test_a_file_too_long_for_a_recipe_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with (tmp_path / "recipe.yaml").open("wb") as stream:
+        stream.truncate(2**40)  # a hole: it takes no disk, and no memory holds it
+    with pytest.raises(RecipeError, match="too long for a recipe") as caught:
+        load(tmp_path / "recipe.yaml")
+    assert caught.value.problems[0].why == "a recipe has at most 1,048,576 bytes"

@@ -94,3 +94,44 @@ def test_the_fingerprint_sees_a_changed_weight_of_a_small_base(base: Path) -> No
     raw[-1] ^= 1
     file.write_bytes(raw)
     assert fingerprint(base) != before
+
+
+def _with_embedding(base: Path, **config: int) -> Path:
+    (base / "config.json").write_text(json.dumps({"model_type": "qwen3_5", "text_config": config}))
+    _safetensors(base / "model.safetensors", {"model.language_model.embed_tokens.weight": (8, 4)})
+    return base
+
+
+def test_a_config_of_other_widths_than_the_weights_is_refused(base: Path) -> None:
+    read_shape("./base", _with_embedding(base, vocab_size=8, hidden_size=4))
+    with pytest.raises(ArtifactError, match="not that of its weights") as told:
+        read_shape("./base", _with_embedding(base, vocab_size=50, hidden_size=4))
+    assert "(50, 4)" in told.value.problems[0].why
+
+
+def test_a_header_with_a_false_shape_is_refused(base: Path) -> None:
+    file = base / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"[4, 2]", b"[4, 9]"))
+    with pytest.raises(ArtifactError, match="a shard of the base is damaged"):
+        read_shape("./base", base)
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": {}}', '{"weight_map": 5}', "x", "\udcff"])
+def test_a_damaged_index_is_refused(base: Path, index: str) -> None:
+    (base / "model.safetensors.index.json").write_bytes(index.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ArtifactError, match="the base's index cannot be read"):
+        read_shape("./base", base)
+
+
+@pytest.mark.parametrize("name", ["..", "config.json", 5])
+def test_an_index_that_names_no_shard_is_refused(base: Path, name: object) -> None:
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ArtifactError, match="not to be trusted"):
+        read_shape("./base", base)
+
+
+@pytest.mark.parametrize("config", ["[]", "{", "{}", "null"])
+def test_a_damaged_config_is_refused(base: Path, config: str) -> None:
+    (base / "config.json").write_text(config)
+    with pytest.raises(ArtifactError, match="the base's config cannot be read"):
+        read_shape("./base", base)

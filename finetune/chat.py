@@ -23,14 +23,22 @@ def once(
 def converse(
     run: Run, read: Callable[[], str], write: Write, *, base: bool, temperature: float | None, max_tokens: int
 ) -> None:
-    """Talks until the input ends; the tuned model's answers carry the conversation on."""
+    """Talks until the input ends; the tuned model's answers carry the conversation on.
+
+    Raises:
+        RecipeError: what was said is not UTF-8.
+    """
     tuned = open_tuned(run)
     messages: list[dict[str, Any]] = []
     while True:
         try:
             said = read().strip()
+            said.encode()  # refuses the lone surrogates by which some locales pass on any byte
         except EOFError:
             return
+        except UnicodeError as error:
+            fix = "iconv -t UTF-8 FILE | finetune chat RUN"
+            raise RecipeError("what was said is not UTF-8", where="standard input", why=str(error), fix=fix) from error
         if not said:
             continue
         messages.append({"role": "user", "content": said})

@@ -47,7 +47,7 @@ def open_tuned(run: Run) -> Tuned:
     Raises:
         ArtifactError: the run did not finish, or its base has another template now.
     """
-    recipe, told = load(run.recipe), manifest.read(run.manifest)
+    recipe, told = load(run.recipe), manifest.read_begun(run.manifest)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     hardware = detect()
     dtype = "bfloat16" if hardware.device == "cuda" else "float32"

@@ -117,7 +117,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
         method=recipe.method,
         device=hardware.device,
         dtype="bfloat16" if hardware.device == "cuda" else "float32",
-        quantisation="nf4, double" if recipe.method == "qlora" else None,
+        quantisation="nf4 with double quantisation" if recipe.method == "qlora" else None,
         unquantised=UNQUANTISED if recipe.method == "qlora" else (),
         target_modules=() if full else tuple(m for f in recipe.lora.targets for m in FAMILY_MODULES[f][1]),
         num_targets=dict(Counter(linear.family for linear in linears)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
 from finetune import __version__
 from finetune.cli import looking, starting, training
-from finetune.errors import FinetuneError
+from finetune.errors import DoesNotFit, FinetuneError, OutsideError
 
 app = typer.Typer(
     help="Fine-tune Qwen3.6 on your own data, with a proof at every stage.",
@@ -42,17 +43,54 @@ def _version(asked: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OutsideError("the working folder is gone", where=".", why=str(error.strerror), fix="cd") from error
 
 
 def main() -> None:
     """Runs the command line; an error of ours is told in its lines and ends with its exit code."""
+    # What the shell closed, as `>&-` does, is None and its number free: no file of ours shall get it.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     try:
-        app()
+        _run()
     except FinetuneError as error:
-        sys.stdout.flush()
-        print(error, file=sys.stderr)
+        with suppress(BrokenPipeError):
+            print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _run() -> None:
+    """Runs one command, and sees that what it printed arrives; a reader who went away, as `head` does, is no error.
+
+    Raises:
+        DoesNotFit: standard output goes to a disk that is full.
+    """
+    try:
+        try:
+            app()
+        except SystemExit as end:  # so typer ends always; of a closed pipe it makes exit code 1
+            # A training that nobody hears any more was cut short: that stays a failure.
+            if isinstance(end.__context__, BrokenPipeError) and sys.argv[1:2] != ["train"]:
+                raise end.__context__ from None
+            sys.stdout.flush()
+            raise
+    except BrokenPipeError:
+        _forget_output()
         sys.exit(0)
+    except OSError as error:
+        from finetune.run.atomic import FULL
+
+        if error.errno not in FULL:
+            raise
+        _forget_output()
+        where = error.filename or "standard output"
+        raise DoesNotFit(FULL[error.errno], where=where, fix="free some space, or write elsewhere") from error
+
+
+def _forget_output() -> None:
+    """Lets the interpreter's last flush succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import typer
+
+from finetune.errors import ArtifactError, DoesNotFit, RecipeError
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -31,7 +34,7 @@ def plan(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str]
     from finetune.data import count_rows, prepare
     from finetune.hardware import detect
     from finetune.hub import locate
-    from finetune.plan import make_plan
+    from finetune.plan import check_weights_fit, make_plan
     from finetune.recipe import load
     from finetune.shape import read_shape
 
@@ -47,26 +50,32 @@ def plan(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str]
     rows: list[tuple[str, str]] = [
         ("base", made.base + (f" @ {made.revision[:12]}" if made.revision else "")),
         ("method", f"{made.method}, {made.quantisation or 'not quantised'}, {made.dtype} on {made.device}"),
-        ("text weights", f"{made.total_parameters:,}, {made.weight_bytes / 2**30:.2f} GiB as held"),
+        ("text weights", f"{made.total_parameters:,}, held in {made.weight_bytes / 2**30:.2f} GiB"),
         ("trained", f"{made.trainable_parameters:,} ({made.trainable_parameters / made.total_parameters:.2%})"),
         ("adapters", _adapters(made)),
         ("optimizer", made.optimizer),
         ("examples", f"{made.examples:,} to learn, {counts.held_out_examples:,} held out"),
         ("tokens", f"{made.tokens:,} an epoch, {made.learnt_tokens:,} of them learnt" if dataset else unknown),
         ("step", f"{made.micro_batch} x {made.accumulation} examples"),
-        ("steps", f"{made.steps:,}, {made.steps_per_epoch:,} an epoch, {made.warmup_steps} of warm-up"),
-        ("checkpoints", f"every {made.save_every} steps"),
+        ("steps", f"{made.steps:,}: {made.steps_per_epoch:,} in an epoch, {made.warmup_steps} to warm up"),
+        ("checkpoints", f"every {made.save_every} step{'s' if made.save_every > 1 else ''}, and each epoch"),
     ]
     for name, told in rows:
         print(f"{name:<13}{told}")
     for note in (*made.notes, *(dataset.notes if dataset else ())):
         print(f"note: {note}")
+    try:
+        check_weights_fit(made)
+    except DoesNotFit as error:
+        print(f"note: {error.problems[0].what}: {error.problems[0].why}")
 
 
 def runs(folder: Path = typer.Option(Path("runs"), "--runs", help="The folder of runs."), as_json: bool = JSON) -> None:
     """List runs: how far they came and what they measured."""
     from finetune.run import list_runs
 
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise RecipeError("this is not a folder of runs", where=f"--runs {folder}", fix=f"--runs {folder.parent}")
     found = [_row(run) for run in list_runs(folder)]
     if as_json:
         print(json.dumps(found, indent=2))
@@ -86,7 +95,7 @@ def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSO
     from finetune.run import manifest, open_run
 
     opened = open_run(run)
-    told = manifest.read(opened.manifest)
+    told = manifest.read_begun(opened.manifest)
     if as_json:
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return
@@ -100,7 +109,7 @@ def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSO
             expected = f" of {_figure(claim['tolerance'])}" if claim["tolerance"] is not None else ""
             print(f"  {mark} {claim['claim']}: {_figure(claim['measured'])}{expected}")
         for name, digest in stage["outputs"].items():
-            print(f"  out  {name}  sha256 {digest[:16]}")
+            print(f"  out  {name}  sha256 {str(digest)[:16]}")
     if not told["stages"]:
         print(f"\nnothing is finished yet: finetune train --resume {run}")
 
@@ -113,15 +122,14 @@ def _adapters(made: Any) -> str:
 
 
 def _row(run: Any) -> dict[str, Any]:
-    from finetune.errors import ArtifactError
     from finetune.plan import read_plan
     from finetune.run import manifest, metrics
 
     try:
-        told, planned = manifest.read(run.manifest), read_plan(run.plan)
-    except ArtifactError:  # one damaged run does not hide the others; `show` tells what is wrong with it
+        told, planned = manifest.read_begun(run.manifest), read_plan(run.plan)
+        records = metrics.read(run.metrics)
+    except (ArtifactError, OSError):  # one damaged run does not hide the others; `show` tells what is wrong with it
         return {"run": run.name, "state": "damaged", "step": 0, "steps": 0, "held_out_loss": [], "base": "?"}
-    records = metrics.read(run.metrics) if run.metrics.exists() else []
     held = [record["held_out_loss"] for record in records if "held_out_loss" in record]
     return {
         "run": run.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def init(
 ) -> None:
     """Copy a recipe and its data template to start from."""
     from finetune import shipped
+    from finetune.run import atomic
 
     trades = shipped.trades()
     if trade not in trades:
@@ -25,18 +27,15 @@ def init(
             f"there is no recipe for {trade}", why=f"there are {', '.join(trades)}", fix=f"finetune init {close[0]}"
         )
     recipe, data = folder / "recipes" / f"{trade}.yaml", folder / "data_templates" / trade
+    fix = f"finetune init {trade} another-folder"
     for target in (recipe, data):
-        if target.exists():
-            raise RecipeError(
-                "this would overwrite your work",
-                where=str(target),
-                why="it exists already",
-                fix=f"finetune init {trade} another-folder",
-            )
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(shipped.root() / "recipes" / f"{trade}.yaml", recipe)
-    shutil.copy(shipped.root() / "recipes" / "recipe.schema.json", recipe.parent)
-    shutil.copytree(shipped.root() / "data_templates" / trade, data)
+        if os.path.lexists(target):
+            raise RecipeError("this would overwrite your work", where=str(target), why="it exists already", fix=fix)
+    with atomic.refusal_told(folder, fix), atomic.full_disk_told(data):
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(shipped.root() / "data_templates" / trade, data)
+        shutil.copy(shipped.root() / "recipes" / "recipe.schema.json", recipe.parent)
+        shutil.copy(shipped.root() / "recipes" / f"{trade}.yaml", recipe)
     print(f"wrote {recipe} and {data}/")
     print(f"put your own rows into {data / 'train.jsonl'}, then:")
     print(f"  finetune plan  {recipe}")
@@ -50,8 +49,14 @@ def demo_base(
 ) -> None:
     """Make a toy base: Qwen3.6's architecture and files, a few million weights, no ability."""
     from finetune.cli.quiet import quiet_libraries
+    from finetune.run import atomic
 
+    fix = "finetune demo-base another-folder"
+    if folder.name in ("", ".."):
+        raise RecipeError("a demo base needs a folder with a name of its own", where=f"demo-base {folder}", fix=fix)
     quiet_libraries()
     from finetune.demo_base import make_demo_base
 
-    print(make_demo_base(folder, moe=moe, replace_older=replace))
+    with atomic.refusal_told(folder, fix):
+        made = make_demo_base(folder, moe=moe, replace_older=replace)
+    print(made)

@@ -144,14 +144,11 @@ def _repaired(value: Any) -> Iterator[Any]:
         yield value["path"]
 
 
-def _violated(field: FieldInfo, value: float) -> Iterator[Any]:
+def _violated(field: FieldInfo, value: Any) -> Iterator[Any]:
     """Yields the bound that a number is beyond."""
     for limit in field.metadata:
-        match limit:
-            case Ge(ge=bound) if value < bound:
-                yield bound
-            case Le(le=bound) if value > bound:
-                yield bound
+        if (isinstance(limit, Ge) and value < limit.ge) or (isinstance(limit, Le) and value > limit.le):
+            yield limit.ge if isinstance(limit, Ge) else limit.le
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

@@ -22,6 +22,12 @@ from finetune.errors import ArtifactError, DoesNotFit, FinetuneError
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 """The two ways in which a file system says that it has no room."""
 
+UNUSABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR),
+}
+"""How a file system says that a place takes nothing from us."""
+
 PROBE_BYTES = 2**20
 """What a disk must still take for us to believe that a writer failed for another reason."""
 
@@ -132,6 +138,22 @@ def full_disk_told(path: Path, needed_bytes: int | None = None) -> Iterator[None
             raise
         written_bytes = taken_bytes(path) - before_bytes
         raise _does_not_fit(FULL[number], path, needed_bytes, written_bytes) from error
+
+
+@contextmanager
+def refusal_told(path: Path, fix: str) -> Iterator[None]:
+    """Tells a place that takes no files as what it is, to whoever begins to write at `path`.
+
+    Raises:
+        ArtifactError: nothing can be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        why = os.strerror(error.errno)
+        raise ArtifactError("this cannot be written", where=str(path), why=why, fix=fix) from error
 
 
 def _number_of_full_disk(error: BaseException, path: Path) -> int | None:

@@ -89,12 +89,13 @@ def create(runs: Path, name: str, recipe_yaml: str, plan_json: str, manifest: di
         manifest: what it tells at its head, beside its format, the run's name and the time.
 
     Raises:
+        ArtifactError: the folder of runs cannot be written.
         DoesNotFit: the disk or the quota is full; nothing is left behind.
     """
     assert re.fullmatch(r"[^/.][^/]*", name), f"not a folder name: {name!r}"
     staging = Run(runs / f".staging-{name}-{os.getpid()}-{os.urandom(4).hex()}")
     try:
-        with atomic.full_disk_told(staging.path):
+        with atomic.refusal_told(runs, "--runs ANOTHER-FOLDER"), atomic.full_disk_told(staging.path):
             staging.path.mkdir(parents=True)
             atomic.fsync(runs.parent)
         atomic.write_text(staging.recipe, recipe_yaml)
@@ -117,26 +118,34 @@ def open_run(path: Path) -> Run:
     """Takes an existing folder as a run.
 
     Raises:
-        ArtifactError: there is no run at that path; it names the nearest ones.
+        ArtifactError: there is no run at that path; it names the nearest ones. Or the folder around it cannot be read.
     """
     run = Run(path)
     if _is_run(run):
         return run
-    absent = [part.name for part in _parts(run) if not part.is_file()]
+    absent = [part.name for part in _parts(run) if not os.path.isfile(part)]
     near = _nearest(path)
     raise ArtifactError(
-        "this folder is not a run" if path.is_dir() else "there is no such run",
+        "this folder is not a run" if os.path.isdir(path) else "there is no such run",
         where=str(path),
-        why=f"{', '.join(absent)} missing" if path.is_dir() else "",
+        why=f"{', '.join(absent)} missing" if os.path.isdir(path) else "",
         fix=" or ".join(str(candidate) for candidate in near) or "finetune train RECIPE.yaml   starts one",
     )
 
 
 def list_runs(runs: Path) -> list[Run]:
-    """All runs in a folder, by name and number; what is half made or something else is passed over."""
-    if not runs.is_dir():
+    """All runs in a folder, by name and number; what is half made or something else is passed over.
+
+    Raises:
+        ArtifactError: the folder cannot be read.
+    """
+    if not os.path.isdir(runs):
         return []
-    found = [Run(path) for path in runs.iterdir() if not path.name.startswith(".")]
+    try:
+        found = [Run(runs / name) for name in os.listdir(runs) if not name.startswith(".")]
+    except OSError as error:
+        fix = f"ls -ld {runs}   tells who may read it"
+        raise ArtifactError("this folder cannot be read", where=str(runs), why=str(error.strerror), fix=fix) from error
     return sorted((run for run in found if _is_run(run)), key=_name_and_number)
 
 
@@ -146,7 +155,8 @@ def _parts(run: Run) -> tuple[Path, Path, Path]:
 
 
 def _is_run(run: Run) -> bool:
-    return all(part.is_file() for part in _parts(run))
+    """Never raises: `os.path.isfile` takes what it may not see, or a name too long, for absent."""
+    return all(os.path.isfile(part) for part in _parts(run))
 
 
 def _name_and_number(run: Run) -> tuple[str, int]:

@@ -17,10 +17,11 @@ def locked(run: Run) -> Iterator[None]:
     """Holds the run's lock; its file names the holder and stays, for removing it would let two in.
 
     Raises:
+        ArtifactError: the file of the lock cannot be written, or is a folder.
         DoesNotFit: the disk or the quota is full.
         RunLocked: another process holds the lock.
     """
-    with atomic.full_disk_told(run.lock):
+    with atomic.refusal_told(run.lock, f"ls -ld {run.lock}   tells whose it is"), atomic.full_disk_told(run.lock):
         held = [os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)]
     # A forked child, such as a data loader's worker, shares the lock and could outlive the holder: it lets go.
     os.register_at_fork(after_in_child=lambda: _close(held))

@@ -21,6 +21,13 @@ OWN = frozenset({"format", "run", "created", "stages"})
 """What this room writes itself; the other keys at the head are the caller's facts."""
 
 
+BEGUN = {
+    "serving": {"thinking", "preserve_thinking", "system"},
+    "contract": {"wishes", "plan", "template", "versions", "threads"},
+}
+"""What the head of a run that training began holds, and the least that each part of it tells."""
+
+
 class Claim(TypedDict):
     """One thing a stage says of what it made, and the figure behind it, which is finite: JSON has no NaN."""
 
@@ -71,6 +78,8 @@ def read(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise _refusal(path, "it is missing") from None
+    except OSError as error:
+        raise _refusal(path, str(error.strerror)) from error
     except (ValueError, RecursionError) as error:
         raise _refusal(path, f"it is not JSON: {error}") from error
     if not isinstance(value, dict) or not value.keys() >= OWN:
@@ -79,6 +88,21 @@ def read(path: Path) -> dict[str, Any]:
         raise _refusal(path, f"its format is {value['format']!r}, this version reads {FORMAT}")
     if not isinstance(value["stages"], list) or not all(_is_stage(stage) for stage in value["stages"]):
         raise _refusal(path, "one of its stages is not an entry")
+    return value
+
+
+def read_begun(path: Path) -> dict[str, Any]:
+    """The whole manifest of a run that training began: it tells how to ask the model and what a resume is held to.
+
+    Raises:
+        ArtifactError: as `read` does, or one of these is missing.
+    """
+    value = read(path)
+    for part, keys in BEGUN.items():
+        if not isinstance(value.get(part), dict) or not value[part].keys() >= keys:
+            raise _refusal(path, f"its {part} lacks one of {', '.join(sorted(keys))}")
+    if not isinstance(value.get("notes"), list):
+        raise _refusal(path, "it lacks the list of notes")
     return value
 
 
@@ -95,7 +119,14 @@ def add(path: Path, entry: Entry) -> None:
 
 
 def _is_stage(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() >= Entry.__dataclass_fields__.keys()
+    return (
+        isinstance(value, dict)
+        and value.keys() >= Entry.__dataclass_fields__.keys()
+        and isinstance(value["seconds"], int | float)
+        and isinstance(value["outputs"], dict)
+        and isinstance(value["claims"], list)
+        and all(isinstance(claim, dict) and claim.keys() >= Claim.__annotations__.keys() for claim in value["claims"])
+    )
 
 
 def _refusal(path: Path, why: str) -> ArtifactError:

@@ -75,7 +75,10 @@ def _line(path: Path, number: int, raw: bytes) -> tuple[str, dict[str, Any]]:
         raise _damaged(path, number, str(error)) from error
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         raise _damaged(path, number, "not a record with a step")
-    return line + "\n", {key: _as_float(value) for key, value in record.items()}
+    told = {key: _as_float(value) for key, value in record.items()}
+    if not all(isinstance(told.get(key, 0.0), int | float) for key in ("loss", "held_out_loss")):
+        raise _damaged(path, number, "its loss is not a number")
+    return line + "\n", told
 
 
 def _damaged(path: Path, number: int, why: str) -> ArtifactError:

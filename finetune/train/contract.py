@@ -65,7 +65,7 @@ def check_unedited(run: Run, recipe: Recipe) -> None:
     Raises:
         ArtifactError: naming each key that differs.
     """
-    begun = manifest.read(run.manifest)["contract"]
+    begun = manifest.read_begun(run.manifest)["contract"]
     problems = list(_changed_wishes(begun["wishes"], recipe, run))
     if _sha256(run.plan) != begun["plan"]:
         why = "a plan follows from a recipe and is never edited"
@@ -81,7 +81,7 @@ def check(run: Run, base: Path, dataset: Dataset, hardware: Hardware) -> dict[st
     Raises:
         ArtifactError: naming each thing that differs.
     """
-    begun: dict[str, Any] = manifest.read(run.manifest)["contract"]
+    begun: dict[str, Any] = manifest.read_begun(run.manifest)["contract"]
     now = contract(run.recipe.read_text(), run.plan.read_text(), base, dataset, hardware)
     problems = [
         Problem(

@@ -83,7 +83,7 @@ def train(
     began = time.monotonic()
     _refuse_many_processes()
     with locked(run):
-        if done := [entry for entry in manifest.read(run.manifest)["stages"] if entry["stage"] == "train"]:
+        if done := [entry for entry in manifest.read_begun(run.manifest)["stages"] if entry["stage"] == "train"]:
             _check_outputs(run, done[-1])
             say("the run is finished; there is nothing to resume")
             return dict(done[-1])

@@ -4,9 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from finetune.cli.training import _usable
+from finetune.errors import RecipeError
+from finetune.run import Run, create
 
 ROOT = Path(__file__).parents[2]
 TRADES = ("code", "demo", "finance", "legal", "manufacturing", "medical", "support")
@@ -79,3 +85,98 @@ def test_version_is_the_packages() -> None:
     from finetune import __version__
 
     assert finetune("--version").stdout == f"finetune {__version__}\n"
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a line of bash in which `finetune` is the command; its exit code is the first failure of a pipe."""
+    prelude = f'set -o pipefail; finetune() {{ "{sys.executable}" -m finetune "$@"; }}; '
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["bash", "-c", prelude + line]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("finetune init demo /etc/passwd", 6, "this cannot be written"),
+        ("finetune init demo /dev/null/x", 6, "Not a directory"),
+        ("ln -s loop loop; finetune init demo loop", 6, "Too many levels of symbolic links"),
+        (f"finetune init demo {'x' * 300}", 6, "File name too long"),
+        ("finetune demo-base ''", 2, "a demo base needs a folder with a name of its own"),
+        ("finetune demo-base ..", 2, "a demo base needs a folder with a name of its own"),
+        ("finetune runs --runs /etc/passwd", 2, "this is not a folder of runs"),
+        (f"finetune show {'x' * 300}", 6, "there is no such run"),
+        ("mkdir gone; cd gone; rmdir ../gone; finetune runs", 5, "the working folder is gone"),
+        ("finetune recipe schema > /dev/full", 4, "the disk is full"),
+        ("finetune runs > /dev/full", 4, "the disk is full"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_told(line: str, code: int, told: str, tmp_path: Path) -> None:
+    done = shell(line, tmp_path)
+    assert (done.returncode, done.stderr.count("error:")) == (code, 1), done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "finetune recipe schema | true",
+        "finetune runs | true",
+        "finetune runs | { exec <&-; sleep 1; }",
+        "finetune --help | { exec <&-; sleep 1; }",
+        "finetune runs >&-",
+        "finetune runs <&- >&- 2>&-",
+    ],
+)
+def test_a_reader_who_goes_away_is_no_error(line: str, tmp_path: Path) -> None:
+    done = shell(line, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def begun(runs: Path) -> Run:
+    """Makes a run that lacks nothing that a listing reads."""
+    plan = finetune("plan", "recipes/legal.yaml", "--json").stdout
+    facts = {
+        "serving": {"thinking": None, "preserve_thinking": False, "system": None},
+        "contract": {"wishes": {}, "plan": "", "template": "", "versions": {}, "threads": 1},
+        "notes": [],
+    }
+    return create(runs, "legal", "base: x\n", plan, facts)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: run.metrics.write_text("{\n"),
+        lambda run: run.metrics.mkdir(),
+        lambda run: run.metrics.write_text('{"step": 1, "held_out_loss": "low"}\n'),
+        lambda run: run.plan.write_text("[]"),
+        lambda run: run.manifest.write_text(run.manifest.read_text().replace("threads", "knots")),
+    ],
+    ids=["broken metrics", "metrics a folder", "loss not a number", "plan", "contract"],
+)
+def test_a_damaged_run_does_not_hide_the_others(damage: Callable[[Run], Any], tmp_path: Path) -> None:
+    damage(begun(tmp_path))
+    begun(tmp_path)
+    done = finetune("runs", "--runs", str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    assert [row["state"] for row in json.loads(done.stdout)] == ["damaged", "unfinished"]
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "100.5", "-1"])
+def test_a_temperature_that_divides_nothing_is_refused(wrong: str) -> None:
+    assert finetune("chat", "runs/x", "--temperature", wrong).returncode == 2
+
+
+def test_a_temperature_next_to_zero_is_zero() -> None:
+    assert [_usable(asked) for asked in (None, 0.0, 1e-5, 1e-4, 100.0)] == [None, 0.0, 0.0, 1e-4, 100.0]
+    with pytest.raises(RecipeError, match="cannot be nan"):
+        _usable(float("nan"))
+
+
+@pytest.mark.parametrize("words", [("--max-tokens", "1000001"), ("--prompt", "\udcff"), ("--prompt", " ")])
+def test_a_chat_that_cannot_be_held_is_refused_before_the_run_is_opened(words: tuple[str, str]) -> None:
+    done = finetune("chat", "runs/nothing-0001", *words)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -227,7 +227,12 @@ def test_a_base_without_its_tokenizer_or_template_is_told(tmp_path: Path, base: 
         read_template(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": qwen_template()}))
     assert read_template(tmp_path) == read_template(base)
-    for raw, told in ((b"{% if %}", "not Jinja"), (b"\xff", "cannot be read"), (b"{% generation %}", "not Jinja")):
+    for raw, told in (
+        (b"{% if %}", "not Jinja"),
+        (b"\xff", "cannot be read"),
+        (b"{% generation %}", "not Jinja"),
+        (b"{{" + b"(" * 5000, "cannot be read"),
+    ):
         (tmp_path / "chat_template.jinja").write_bytes(raw)
         with pytest.raises(ArtifactError, match=told):
             read_template(tmp_path)
@@ -240,11 +245,14 @@ def test_a_base_without_its_tokenizer_or_template_is_told(tmp_path: Path, base: 
         "{{ raise_exception('no') }}",
         "{% set ns = namespace(__class__=1) %}",
         "{% set ns = namespace() %}{% set ns._x = 1 %}",
+        "{{ 1 / 0 }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
     ],
 )
 def test_a_template_of_another_family_is_refused_before_a_row_is_rendered(source: str, base: Path) -> None:
-    with pytest.raises(ArtifactError, match="the chat template"):
+    with pytest.raises(ArtifactError, match="the chat template") as caught:
         Renderer(Template(source), read_vocabulary(base))
+    assert "put the base's own chat_template.jinja" in caught.value.problems[0].fix
 
 
 def test_a_tokenizer_without_the_tokens_of_turns_is_refused(base: Path) -> None:

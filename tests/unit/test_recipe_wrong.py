@@ -517,7 +517,8 @@ def test_a_device_and_a_pipe_are_refused_before_they_are_opened(tmp_path: Path) 
             load(file)
         (problem,) = caught.value.problems
         assert problem.where == str(file)
-        assert problem.why and problem.fix
+        assert problem.why
+        assert problem.fix
 
 
 def test_a_file_too_long_for_a_recipe_is_not_read_to_its_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -40,6 +41,39 @@ def test_a_new_run_holds_the_recipe_the_plan_and_a_manifest_without_stages(tmp_p
     head = manifest.read(run.manifest)
     assert head.pop("created").endswith("+00:00")
     assert head == {"format": 1, "run": "legal-0001", "base": "Qwen/Qwen3.6-27B", "stages": []}
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "loop", "/proc/x", "/dev/null/x", "x" * 300])
+def test_a_folder_of_runs_that_takes_none_is_told(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ArtifactError) as refusal:
+        make(tmp_path / place)
+    told = refusal.value.problems[0]
+    assert (told.what, told.where) == ("this cannot be written", str(tmp_path / place))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_of_runs_that_is_read_only_is_told(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ArtifactError) as refusal:
+        make(tmp_path / "runs")
+    assert refusal.value.problems[0].why == os.strerror(number)
+
+
+def test_a_folder_of_runs_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(ArtifactError) as refusal:
+        list_runs(tmp_path)
+    assert refusal.value.problems[0].why == "Permission denied"
 
 
 def test_the_file_names_of_a_run_are_these() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune.errors import RunLocked
+from finetune.errors import ArtifactError, RunLocked
 from finetune.run import Run, locked
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(finetune.__file__).parents[1])}
@@ -95,3 +95,10 @@ def test_a_holder_that_has_not_signed_yet_is_told_without_a_number(tmp_path: Pat
         with pytest.raises(RunLocked) as refusal, locked(run):
             pytest.fail("the lock was given twice")
     assert refusal.value.problems[0].fix == "wait until it ends"
+
+
+def test_a_folder_in_the_place_of_the_lock_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(ArtifactError) as refusal, locked(Run(tmp_path)):
+        pytest.fail("a folder cannot be held")
+    assert refusal.value.problems[0].why == "Is a directory"

@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,36 @@ def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as refusal:
         manifest.read(tmp_path / "manifest.json")
     assert refusal.value.problems[0].why == "it is missing"
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as refusal:
+        manifest.read(tmp_path)
+    assert refusal.value.problems[0].why == "Is a directory"
+
+
+@pytest.mark.parametrize("wrong", [{"claims": [{"claim": "x"}]}, {"claims": {}}, {"seconds": "1"}, {"outputs": []}])
+def test_a_stage_whose_parts_are_not_what_they_should_be_is_refused(path: Path, wrong: dict[str, Any]) -> None:
+    manifest.add(path, ENTRY)
+    value = json.loads(path.read_text())
+    value["stages"][0] |= wrong
+    path.write_text(json.dumps(value))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        manifest.read(path)
+
+
+@pytest.mark.parametrize(
+    ("without", "why"),
+    [("serving", "its serving lacks"), ("contract", "its contract lacks"), ("notes", "it lacks the list of notes")],
+)
+def test_a_run_that_training_began_tells_how_it_is_asked_and_held_to(path: Path, without: str, why: str) -> None:
+    facts: dict[str, Any] = {part: dict.fromkeys(keys) for part, keys in manifest.BEGUN.items()} | {"notes": []}
+    atomic.write_json(path, manifest.head("legal-0001", facts))
+    assert manifest.read_begun(path) == manifest.read(path)
+    atomic.write_json(path, manifest.head("legal-0001", facts | {without: "gone"}))
+    with pytest.raises(ArtifactError) as refusal:
+        manifest.read_begun(path)
+    assert why in refusal.value.problems[0].why
 
 
 def test_an_entry_has_exactly_these_fields(path: Path) -> None:

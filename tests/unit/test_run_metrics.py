@@ -104,3 +104,10 @@ def test_a_full_disk_leaves_no_part_of_a_line(path: Path, monkeypatch: pytest.Mo
                 metrics.append(path, {"step": 6})
         assert refusal.value.problems[0].why.startswith("needs 12 bytes, ")
         assert path.read_bytes() == whole
+
+
+def test_a_loss_that_is_not_a_number_is_damage(path: Path) -> None:
+    path.write_text('{"step": 1, "held_out_loss": null}\n')
+    with pytest.raises(ArtifactError) as refusal:
+        metrics.read(path)
+    assert refusal.value.problems[0].why == "its loss is not a number"

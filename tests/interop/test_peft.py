@@ -126,7 +126,7 @@ def test_an_adapter_on_another_base_is_refused(trained: Trained, pico_base: Path
 
 def test_a_run_without_an_adapter_says_how_to_get_one(trained: Trained, tmp_path: Path) -> None:
     run = Run(tmp_path / "small-0001")
-    with pytest.raises(ArtifactError, match="the run has no adapter yet") as told:
+    with pytest.raises(ArtifactError, match="the run has no adapter") as told:
         load_adapter(trained.model.get_base_model(), run.adapter)
     assert told.value.problems[0].fix == f"finetune train --resume {run.path}"
 

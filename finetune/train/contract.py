@@ -18,7 +18,7 @@ from finetune.data import Dataset
 from finetune.errors import ArtifactError, Problem
 from finetune.hardware import Hardware
 from finetune.recipe import Recipe, dump
-from finetune.run import Run, manifest
+from finetune.run import Run, atomic, manifest
 from finetune.shape import fingerprint
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers")
@@ -67,7 +67,7 @@ def check_unedited(run: Run, recipe: Recipe) -> None:
     """
     begun = manifest.read_begun(run.manifest)["contract"]
     problems = list(_changed_wishes(begun["wishes"], recipe, run))
-    if _sha256(run.plan) != begun["plan"]:
+    if atomic.sha256(run.plan) != begun["plan"]:
         why = "a plan follows from a recipe and is never edited"
         fix = f"put it back, or begin a new run: finetune train {run.recipe}"
         problems.append(Problem("the plan changed since the run began", str(run.plan), why, fix))
@@ -119,10 +119,6 @@ def _changed_wishes(begun: dict[str, Any], recipe: Recipe, run: Run) -> Iterator
             why = f"it was {was} when the run began and is {told}"
             fix = f"{key}: {was}   # or begin a new run: finetune train {run.recipe}"
             yield Problem(f"{key} of the run's recipe changed", recipe.where(key), why, fix)
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _threads() -> int:

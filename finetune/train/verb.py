@@ -39,14 +39,18 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
 
     Raises:
         RecipeError, DataError, ArtifactError, OutsideError: something that the recipe names is wrong; no run is made.
+        DoesNotFit: the base's weights alone are larger than the memory; no run is made.
     """
     _refuse_many_processes()
     _check_trackers(recipe)
     hardware = detect()
-    _check_size(recipe, hardware)
+    if locate(recipe.base, recipe.base_path, recipe.revision) is None and is_shipped(recipe.base):
+        # by rows and shapes alone, so that what cannot fit is not downloaded
+        check_weights_fit(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)))
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     dataset = prepare(recipe, base)
     plan = make_plan(recipe, read_shape(recipe.base, base), hardware, dataset.counts)
+    check_weights_fit(plan)
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
@@ -158,7 +162,7 @@ def _facts(recipe: Recipe, plan: Plan, base: Path, dataset: Dataset, hardware: H
             "preserve_thinking": recipe.data.preserve_thinking,
             "system": recipe.system,
         },
-        "data": {name: getattr(dataset.counts, name) for name in dataset.counts.__dataclass_fields__},
+        "data": asdict(dataset.counts),
         "notes": [*plan.notes, *dataset.notes],
         "contract": contract(recipe_yaml, plan.to_json(), base, dataset, hardware),
     }
@@ -210,13 +214,6 @@ def _same_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-
-
-def _check_size(recipe: Recipe, hardware: Hardware) -> None:
-    """Plans by rows and shapes alone, where the base is known, so that what cannot fit is not downloaded."""
-    base = locate(recipe.base, recipe.base_path, recipe.revision)
-    if base or is_shipped(recipe.base):
-        check_weights_fit(make_plan(recipe, read_shape(recipe.base, base), hardware, count_rows(recipe)))
 
 
 def _check_trackers(recipe: Recipe) -> None:

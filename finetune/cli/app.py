@@ -82,7 +82,7 @@ def _run() -> None:
         _forget_output()
         sys.exit(0)
     except OSError as error:
-        from finetune.run.atomic import FULL
+        from finetune.atomic import FULL
 
         if error.errno not in FULL:
             raise

@@ -17,8 +17,7 @@ def init(
     folder: Path = typer.Argument(Path(), help="Where to write; the working folder by default."),
 ) -> None:
     """Copy a recipe and its data template to start from."""
-    from finetune import shipped
-    from finetune.run import atomic
+    from finetune import atomic, shipped
 
     trades = shipped.trades()
     if trade not in trades:
@@ -48,8 +47,8 @@ def demo_base(
     replace: bool = typer.Option(False, "--replace", help="Replace a demo base of an older version there."),
 ) -> None:
     """Make a toy base: Qwen3.6's architecture and files, a few million weights, no ability."""
+    from finetune import atomic
     from finetune.cli.quiet import quiet_libraries
-    from finetune.run import atomic
 
     fix = "finetune demo-base another-folder"
     if folder.name in ("", ".."):

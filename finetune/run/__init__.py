@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from finetune.run import atomic, checkpoint, manifest, metrics
+from finetune import atomic
+from finetune.run import checkpoint, manifest, metrics
 from finetune.run.checkpoint import Newest
 from finetune.run.folder import Run, create, list_runs, open_run
 from finetune.run.lock import locked

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.run import atomic
+from finetune import atomic
 
 PROOF = "checkpoint.json"
 """{"step": int, "files": {relative name: {"sha256": hex, "bytes": int}}}, of every file but itself."""

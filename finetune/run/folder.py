@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune import atomic
 from finetune.errors import ArtifactError
-from finetune.run import atomic
 from finetune.run.manifest import head
 
 NUMBERED = re.compile(r"(.+)-(\d{4,})")

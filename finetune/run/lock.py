@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from finetune import atomic
 from finetune.errors import RunLocked
-from finetune.run import atomic
 from finetune.run.folder import Run
 
 

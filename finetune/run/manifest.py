@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict
 
+from finetune import atomic
 from finetune.errors import ArtifactError
-from finetune.run import atomic
 
 FORMAT = 1
 """Grows when a reader of the old form could not read the new one."""

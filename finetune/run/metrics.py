@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from finetune import atomic
 from finetune.errors import ArtifactError
-from finetune.run import atomic
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 

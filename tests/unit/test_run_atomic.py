@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from finetune import atomic
 from finetune.errors import ArtifactError, DoesNotFit
-from finetune.run import atomic
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_read_is_a_reason_and_not_a_crash(
     def fail(path: Path) -> str:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr("finetune.run.atomic.sha256", fail)
+    monkeypatch.setattr("finetune.atomic.sha256", fail)
     reason = checkpoint.verify(checkpoints / "checkpoint-2")
     assert reason is not None
     assert reason.endswith("cannot be read: Input/output error")

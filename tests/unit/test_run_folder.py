@@ -208,4 +208,4 @@ def test_the_room_is_imported_without_torch_and_fast() -> None:
     modules = set(loaded.stdout.split())
     assert not modules & {"torch", "numpy", "pydantic", "yaml", "transformers", "subprocess", "asyncio"}
     ours = {name for name in modules if name.startswith("finetune") and not name.startswith("finetune.run")}
-    assert ours == {"finetune", "finetune.errors"}
+    assert ours == {"finetune", "finetune.atomic", "finetune.errors"}

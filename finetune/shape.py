@@ -127,7 +127,7 @@ def read_shape(base: str, folder: Path | None) -> ModelShape:
 def fingerprint(folder: Path) -> str:
     """Identifies a base on disk without reading all of it: config, headers, sizes and 16 samples of every shard."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in _shards(folder):
+    for file in shards(folder):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} {json.dumps(read_header(file), sort_keys=True)}".encode())
         with file.open("rb") as stream:
@@ -145,7 +145,7 @@ def _from_folder(folder: Path) -> ModelShape:
         where, why = str(folder / "config.json"), f"{type(error).__name__}: {error}"
         raise ArtifactError("the base's config cannot be read", where=where, why=why, fix=REFETCH) from None
     parameters: dict[str, tuple[int, ...]] = {}
-    for file in _shards(folder):
+    for file in shards(folder):
         for name, entry in read_header(file).items():
             parameters[name] = tuple(entry["shape"])
     _check_widths(folder, config.get("text_config", config), parameters)
@@ -167,7 +167,12 @@ def _check_widths(folder: Path, config: Any, parameters: Mapping[str, tuple[int,
         )
 
 
-def _shards(folder: Path) -> list[Path]:
+def shards(folder: Path) -> list[Path]:
+    """Lists the files that hold a base's weights, in the order of their names.
+
+    Raises:
+        ArtifactError: the index is damaged, or names what is no shard of this folder.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]

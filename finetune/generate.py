@@ -17,7 +17,7 @@ from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import ArtifactError
 from finetune.hardware import detect
 from finetune.hub import fetch
-from finetune.model import load_adapter, load_base
+from finetune.model import compute_device, load_adapter, load_base
 from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.run import Run, manifest
@@ -100,7 +100,7 @@ def answer(
     if tuned.renderer.system and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": tuned.renderer.system}, *messages]
     ids = tuned.renderer.prompt_ids(messages, (), tuned.thinking)
-    device = tuned.model.get_input_embeddings().weight.device
+    device = compute_device(tuned.model)
     prompt = torch.tensor([ids], device=device)  # (1, tokens)
     sampling: dict[str, Any] = {} if temperature is None else {"do_sample": temperature > 0}
     if temperature:

@@ -8,21 +8,37 @@ from finetune.model.adapter import (
     restore_adapter,
     save_adapter,
 )
+from finetune.model.embeddings import HostEmbedding, embed_on_host
+from finetune.model.head import QuantisedHead
 from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base, refused
+from finetune.model.losses import TokenLosses, causal_losses, token_losses
+from finetune.model.offloading import HostCheckpoints
+from finetune.model.parts import causal_of, compute_device
+from finetune.model.recomputing import recompute
 from finetune.model.scoring import Score, score
 
 __all__ = [
+    "HostCheckpoints",
+    "HostEmbedding",
+    "QuantisedHead",
     "Score",
+    "TokenLosses",
     "adapter_tensors",
     "add_adapter",
     "bytes_by_dtype",
+    "causal_losses",
+    "causal_of",
+    "compute_device",
+    "embed_on_host",
     "family_of",
     "frozen_sha256",
     "kernels",
     "load_adapter",
     "load_base",
+    "recompute",
     "refused",
     "restore_adapter",
     "save_adapter",
     "score",
+    "token_losses",
 ]

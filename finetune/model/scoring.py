@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from finetune.data import Example
-
-CHUNK = 1024
-"""Positions whose logits exist at one time."""
+from finetune.model.losses import token_losses
+from finetune.model.parts import causal_of, compute_device
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def score(model: Any, examples: Iterable[Example]) -> Score:
     """
     was_training = model.training
     model.eval()
-    causal = model.get_base_model() if hasattr(model, "peft_config") else model
+    causal = causal_of(model)
     losses, tokens = [], []
     for example in examples:
         losses.append(_loss(causal, example))
@@ -50,13 +48,9 @@ def score(model: Any, examples: Iterable[Example]) -> Score:
 
 
 def _loss(causal: Any, example: Example) -> float:
-    device = causal.get_input_embeddings().weight.device
+    device = compute_device(causal)
     ids = torch.tensor([example.ids], device=device)  # (1, tokens)
     learnt = torch.tensor(example.learnt[1:], device=device)  # (tokens - 1,): is the next token learnt?
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
         hidden = causal.model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1][learnt]  # (learnt, hidden)
-        total = 0.0
-        for states, targets in zip(hidden.split(CHUNK), ids[0, 1:][learnt].split(CHUNK), strict=True):
-            logits = causal.lm_head(states).float()  # (chunk, vocabulary)
-            total += functional.cross_entropy(logits, targets, reduction="sum").item()
-    return total
+        return token_losses(hidden, causal.lm_head, ids[0, 1:][learnt]).nll.sum().item()

@@ -1,0 +1,18 @@
+"""Finds a model's parts, whether adapters wrap it or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def causal_of(model: Any) -> Any:
+    """Gives the causal language model itself: the text model under `.model`, the head under `.lm_head`."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def compute_device(model: Any) -> torch.device:
+    """Gives the device that the layers run on, which the embedding need not lie on."""
+    device: torch.device = causal_of(model).model.norm.weight.device
+    return device

@@ -1,22 +1,61 @@
-"""What this machine has, asked without torch."""
+"""What this machine has, or what `--gpu` wishes it had, told without torch."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import shutil
-import subprocess
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetune import host, nvidia
+from finetune.cards import Card, card_named, parse_gpus
+
+DRIVER_SHARE = 0.03
+"""Of a GPU's memory that the driver keeps, or hands out in pieces too coarse to be used.
+
+With CONTEXT_BYTES it gives PyTorch 22.8 GiB of a 24 GB RTX 3090 or 4090 and 21.4 of an A10 or L4.
+Source: the shares that cards of 24 GB leave to PyTorch, as published for both kinds.
+"""
+
+CONTEXT_BYTES = int(0.45 * 2**30)
+"""What CUDA's context, cuBLAS and loaded kernels take; the plan counts it as a part of its own.
+
+Source: 0.4 to 0.5 GiB on a card of 24 GB.
+"""
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""What torch reads its allocator's settings from: the name since 2.9, and the one before, which warns."""
+
+GROWING = "expandable_segments:True"
+
+NO_GPU = ("cpu", "none")
+"""Words of `--gpu` for a machine without one."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """GPUs and host memory."""
+    """GPUs, memory and disk, and whether the fast kernels are installed."""
 
     gpus: tuple[str, ...]
     """Names, as the driver gives them; empty without a GPU."""
     gpu_bytes: int
     """Memory of the smallest GPU; 0 without one."""
     host_bytes: int
+    card: Card | None = None
+    """The smallest GPU's kind, with its speed; None without a GPU."""
+    gpu_free_bytes: int = 0
+    """Of the smallest GPU, not held by any process now; 0 where that is not known."""
+    host_free_bytes: int = 0
+    """That can be had now, within the limits of a container; 0 where that is not known."""
+    disk_free_bytes: int = 0
+    """Of the working folder's file system; 0 where that is not known."""
+    kernels: bool = False
+    """Whether Gated DeltaNet's kernels, fla and causal_conv1d, are both installed."""
+    compute_capability: tuple[int, int] | None = None
+    """Of the smallest GPU, as (8, 9)."""
+    trouble: str = ""
+    """Why the driver could not be asked; empty when it answered, or where there is none."""
 
     @property
     def device(self) -> str:
@@ -25,18 +64,87 @@ class Hardware:
 
 def use_one_gpu() -> None:
     """Shows this process the first GPU only, unless somebody chose; must come before torch is imported."""
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's order, so that both number GPUs alike
     if "WORLD_SIZE" not in os.environ:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 
+def use_growing_segments() -> None:
+    """Lets torch grow its pieces of GPU memory, which then break up less; must come before torch is imported."""
+    if sys.platform == "linux" and not any(name in os.environ for name in ALLOCATOR_VARIABLES):
+        os.environ["PYTORCH_ALLOC_CONF"] = GROWING
+
+
 def detect() -> Hardware:
-    """Asks the driver and the operating system."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return Hardware((), 0, host)
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
-    cards = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if "," in line]
-    if answer.returncode != 0 or not cards:
-        return Hardware((), 0, host)
-    return Hardware(tuple(n.strip() for n, _ in cards), min(int(mib) for _, mib in cards) * 2**20, host)
+    """Asks the driver and the operating system; of several GPUs that are visible the smallest decides."""
+    driver = nvidia.look()
+    if not driver.gpus:
+        return _around(Hardware((), 0, host.total_bytes(), trouble=driver.trouble))
+    sizes = [(_total(gpu), number) for number, gpu in enumerate(driver.gpus)]
+    total, number = min(sizes)
+    smallest = driver.gpus[number]
+    card = card_named(smallest.name, total)
+    found = Hardware(
+        gpus=tuple(gpu.name for gpu in driver.gpus),
+        gpu_bytes=total,
+        host_bytes=host.total_bytes(),
+        card=card,
+        gpu_free_bytes=min(_free(gpu) for gpu in driver.gpus),
+        kernels=kernels_installed(),
+        compute_capability=smallest.compute_capability or card.compute_capability,
+    )
+    return _around(found)
+
+
+def wished(words: str) -> Hardware:
+    """The machine that `--gpu` describes: its GPUs from the catalogue, all else as it is here.
+
+    The kernels count as installed: one who rents such a GPU installs them. `cpu` is a machine without a GPU.
+
+    Raises:
+        RecipeError: no such card.
+    """
+    if words.strip().lower() in NO_GPU:
+        return _around(Hardware((), 0, host.total_bytes()))
+    card, count = parse_gpus(words)
+    wish = Hardware(
+        gpus=(card.name,) * count,
+        gpu_bytes=card.memory_bytes,
+        host_bytes=host.total_bytes(),
+        card=card,
+        kernels=True,
+        compute_capability=card.compute_capability,
+    )
+    return _around(wish)
+
+
+def usable_bytes(total: int) -> int:
+    """What a training may plan with of a GPU's memory; the plan counts CONTEXT_BYTES in it."""
+    return int((1 - DRIVER_SHARE) * total)
+
+
+def plannable_bytes(hardware: Hardware) -> int:
+    """What a training can have of the smallest GPU now: never more than is free, where that is known."""
+    usable = usable_bytes(hardware.gpu_bytes)
+    return min(usable, hardware.gpu_free_bytes) if hardware.gpu_free_bytes else usable
+
+
+def kernels_installed() -> bool:
+    """Whether transformers will find both packages that Gated DeltaNet's fast path is made of."""
+    return all(importlib.util.find_spec(package) is not None for package in ("fla", "causal_conv1d"))
+
+
+def _around(hardware: Hardware) -> Hardware:
+    return replace(hardware, host_free_bytes=host.free_bytes(), disk_free_bytes=host.disk_free_bytes(Path.cwd()))
+
+
+def _total(gpu: nvidia.Gpu) -> int:
+    """Memory of a GPU; one that has none of its own computes in the host's."""
+    return host.total_bytes() if gpu.total_bytes is None else gpu.total_bytes
+
+
+def _free(gpu: nvidia.Gpu) -> int:
+    """What no process holds; 0 where the driver does not tell, so a full GPU has one byte."""
+    if gpu.total_bytes is None:
+        return host.free_bytes()
+    return 0 if gpu.free_bytes is None else max(1, gpu.free_bytes)

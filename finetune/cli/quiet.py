@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 
-from finetune.hardware import detect, use_one_gpu
+from finetune.hardware import detect, use_growing_segments, use_one_gpu
 
 
 def quiet_libraries() -> None:
@@ -24,5 +24,6 @@ def quiet_libraries() -> None:
     if not os.isatty(2):
         os.environ.setdefault("TQDM_DISABLE", "1")
     use_one_gpu()
+    use_growing_segments()
     if detect().device == "cpu":  # else deepspeed, which accelerate imports, says on stdout that it found none
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

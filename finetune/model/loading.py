@@ -1,63 +1,143 @@
-"""Loads a base as its text-only class, in 4 bits where the plan says so.
+"""Loads a base as its text-only class, in 4 bits where the plan says so, with little more memory than it ends up in.
 
-The text-only class leaves vision and multi-token prediction on disk. No vocabulary matrix is ever cast up:
-peft's prepare_model_for_kbit_training, which would, is not called.
+A weight travels from its shard through one small buffer to the device, and is quantised there before the next one is
+read. Vision and multi-token prediction stay on disk. No vocabulary matrix is ever cast up: peft's
+prepare_model_for_kbit_training, which would, is not called.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from torch import nn
 
 from finetune.errors import ArtifactError
+from finetune.levers import Levers
+from finetune.model import cache as caching
+from finetune.model.embeddings import HostEmbedding
+from finetune.model.head import QuantisedHead
+from finetune.model.layout import is_published, match
+from finetune.model.nf4 import Fill, quantiser
+from finetune.model.restoring import restore
+from finetune.model.skeleton import complete, device_of, make_skeleton, pull
+from finetune.model.streaming import PIECE_BYTES, Stored, list_tensors, stream
 from finetune.plan import Plan
-from finetune.shape import REFETCH
+from finetune.shape import REFETCH, is_text, shards
+
+Progress = Callable[[int, int], None]
+"""Is told the bytes read so far, and those to read in all."""
 
 
-def load_base(folder: Path, plan: Plan) -> Any:
+def load_base(
+    folder: Path,
+    plan: Plan,
+    *,
+    cache: Path | None = None,
+    progress: Progress = lambda done, whole: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Any:
     """Loads the text model of a base.
 
+    Args:
+        folder: of the base.
+        plan: says what is quantised, where everything lies, and in which dtype.
+        cache: the folder in which quantised bases are kept for the next start; none is kept where none is given, or
+            where the plan quantises nothing and a cache would only be a copy.
+        progress: is told after each piece.
+        say: takes a line for the user, about the cache.
+
     Raises:
-        ArtifactError: weights are missing from the folder, or some in it have no place in the model.
+        ArtifactError: weights are missing, damaged, or not those of the base's config.
     """
-    dtype = getattr(torch, plan.dtype)
+    return load(folder, plan, Levers(), cache=cache, progress=progress, say=say)
+
+
+def load(
+    folder: Path, plan: Plan, levers: Levers, *, cache: Path | None, progress: Progress, say: Callable[[str], None]
+) -> Any:
+    """Loads the text model with its levers pulled, from the cache if there is one of these very settings."""
     with refused(folder, "the base cannot be loaded"):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": 0 if plan.device == "cuda" else "cpu"},
-            quantization_config=_nf4(plan, dtype) if plan.quantisation else None,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    if report["missing_keys"] or report["mismatched_keys"]:
-        absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise ArtifactError(
-            "the base lacks weights that its config asks for",
-            where=str(folder),
-            why=f"{len(absent)} of them, first {absent[0]}",
-            fix="hf download it again",
-        )
-    model.config.use_cache = False
-    model.name_or_path = plan.base  # PEFT writes it into the adapter's config, where a path of this machine is no use
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes 0.50 repacks 4-bit weights for evaluation on such CPUs, and asserts on odd sizes
-            module.support_avx512bf16_for_cpu = False
+        if cache is None or plan.quantisation is None:
+            return _from_shards(folder, plan, levers, progress)
+        made_from = caching.ingredients(folder, plan, levers)
+        entry = caching.find(cache, made_from, say)
+        if entry is not None:
+            model = make_skeleton(folder, plan)
+            pull(model, plan, levers)
+            wrong = restore(model, entry, device_of(plan), progress)
+            if not wrong:
+                complete(model, folder, plan, published=True)
+                return model
+            del model  # and its memory, before it is taken once more
+            caching.discard(entry, wrong, say)
+        model = _from_shards(folder, plan, levers, progress)
+        caching.keep(model, cache, made_from, say)
+        return model
+
+
+def _from_shards(folder: Path, plan: Plan, levers: Levers, progress: Progress) -> Any:
+    """Loads the base as it was published."""
+    model = make_skeleton(folder, plan)
+    tensors = [tensor for tensor in list_tensors(shards(folder)) if is_text(tensor.name)]
+    parts = match(folder, tensors, {name: tuple(p.shape) for name, p in model.named_parameters()})
+    pull(model, plan, levers)
+    modules = {t: model.get_submodule(part.name.rpartition(".")[0]) for t, part in parts.items()}
+
+    def where(tensor: Stored) -> torch.device:
+        return torch.device("cpu") if isinstance(modules[tensor], HostEmbedding) else device_of(plan)
+
+    fill: Fill
+    done, whole = 0, sum(tensor.num_bytes for tensor in tensors)
+    for piece in stream(tensors, where, together=lambda tensor: _together(modules[tensor], tensor.width)):
+        part = parts[piece.tensor]
+        if piece.first == 0:
+            fill = _place(modules[piece.tensor], part.name.rpartition(".")[2], plan)
+        fill(part.first + piece.first, piece.rows)
+        done += piece.rows.numel() * piece.rows.element_size()
+        progress(done, whole)
+    complete(model, folder, plan, published=is_published(tensors))
     return model
+
+
+def _together(module: Any, width: int) -> int:
+    """Tells how many rows of a weight have to come together: those that share a scale."""
+    if isinstance(module, QuantisedHead):
+        return module.tile
+    if isinstance(module, Linear4bit):
+        block = int(module.weight.blocksize)
+        return block // math.gcd(width, block)
+    return 1
+
+
+def _place(module: Any, leaf: str, plan: Plan) -> Fill:
+    """Gives the function that takes the rows of a weight in order and leaves it in its module."""
+    dtype, device = getattr(torch, plan.dtype), device_of(plan)
+    if isinstance(module, Linear4bit):
+        return quantiser(module, dtype, device)
+    if isinstance(module, QuantisedHead):
+        return lambda first, rows: module.fill(first, rows.to(dtype))
+    if getattr(module, leaf).device.type == "meta":
+        setattr(module, leaf, nn.Parameter(torch.empty(getattr(module, leaf).shape, dtype=dtype, device=device)))
+    weight = getattr(module, leaf).detach()
+    target = weight.view(-1, weight.shape[-1])
+
+    def fill(first: int, rows: torch.Tensor) -> None:
+        target[first : first + len(rows)].copy_(rows)
+
+    return fill
 
 
 @contextmanager
@@ -77,10 +157,14 @@ def refused(folder: Path, what: str) -> Iterator[None]:
 
 
 def bytes_by_dtype(model: Any) -> dict[str, int]:
-    """Adds up the bytes that the parameters hold, by dtype; 4-bit weights count as the uint8 they are stored in."""
+    """Adds up the bytes that the parameters hold, by dtype; 4-bit weights count as the uint8 they are stored in.
+
+    An embedding on the host and a quantised head have no parameters: what they hold is counted too.
+    """
     held: Counter[str] = Counter()
-    for parameter in model.parameters():
-        held[str(parameter.dtype).removeprefix("torch.")] += parameter.numel() * parameter.element_size()
+    levers = [module for module in model.modules() if isinstance(module, (HostEmbedding, QuantisedHead))]
+    for tensor in [*model.parameters(), *(tensor for lever in levers for tensor in lever.state_dict().values())]:
+        held[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
     return dict(sorted(held.items()))
 
 
@@ -96,8 +180,10 @@ def frozen_sha256(model: Any) -> str:
 
 def _sha256(named: tuple[str, Any]) -> str:
     name, tensor = named
-    data = tensor.detach().flatten().view(torch.uint8).cpu().numpy()
-    return f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}"
+    digest = hashlib.sha256()
+    for piece in tensor.detach().flatten().view(torch.uint8).split(PIECE_BYTES):  # so that no matrix comes to the host
+        digest.update(piece.cpu().numpy())
+    return f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest.hexdigest()}"
 
 
 def kernels(device: str) -> dict[str, str]:
@@ -111,13 +197,3 @@ def kernels(device: str) -> dict[str, str]:
         name: package if fast and importlib.util.find_spec(package) is not None else "torch reference (slow)"
         for name, package in wanted.items()
     }
-
-
-def _nf4(plan: Plan, dtype: torch.dtype) -> Any:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(plan.unquantised),
-    )

@@ -1,0 +1,105 @@
+"""The text-only model of a base without its weights: every layer in its place, nothing in memory yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers.conversion_mapping import PrefixChange
+from transformers.quantizers import AutoHfQuantizer
+
+from finetune.errors import ArtifactError
+from finetune.levers import Levers
+from finetune.model.embeddings import HostEmbedding
+from finetune.model.head import QuantisedHead
+from finetune.plan import Plan
+
+
+def make_skeleton(folder: Path, plan: Plan) -> Any:
+    """Builds the text-only class on the meta device, its linear layers ready for 4 bits where the plan says so.
+
+    transformers' own quantiser replaces the layers, and leaves on the model what its readers ask for:
+    `is_loaded_in_4bit` (peft wraps 4-bit layers as such; trl knows QLoRA by it), `quantization_method` (the Trainer
+    does not move such a model) and `hf_quantizer` (the Trainer asks it whether the model may be trained at all).
+
+    Raises:
+        ArtifactError: the base is quantised already.
+    """
+    whole = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config, dtype = whole.get_text_config(), getattr(torch, plan.dtype)
+    if hasattr(whole, "quantization_config") or hasattr(config, "quantization_config"):
+        raise ArtifactError(
+            "the base is quantised already",
+            where=str(folder / "config.json"),
+            why="it has a quantization_config",
+            fix="take the release in bf16: quantising is done here",
+        )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    if plan.quantisation:
+        quantiser = AutoHfQuantizer.from_config(_nf4(plan, dtype), pre_quantized=False)
+        quantiser.validate_environment(device_map={"": plan.device})
+        quantiser.preprocess_model(model, dtype=dtype, device_map=None)
+        model.hf_quantizer = quantiser
+        quantiser.postprocess_model(model)
+    return model
+
+
+def device_of(plan: Plan) -> torch.device:
+    """Gives the device that the plan means."""
+    return torch.device("cuda", 0) if plan.device == "cuda" else torch.device("cpu")
+
+
+def pull(model: Any, plan: Plan, levers: Levers) -> None:
+    """Puts the vocabulary matrices where the levers want them, still without their weights.
+
+    A plan keeps both as they are where they are tied: one weight cannot lie in two places.
+    """
+    tokens, width = model.get_input_embeddings().weight.shape
+    dtype, tied = getattr(torch, plan.dtype), model.config.tie_word_embeddings
+    if levers.embeddings == "host":
+        assert not tied, "the plan moves no embedding that is the head too"
+        model.set_input_embeddings(HostEmbedding(torch.empty(tokens, width, dtype=dtype)))
+    if levers.head != "full":
+        assert not tied, "the plan quantises no head that is the embedding too"
+        model.lm_head = QuantisedHead.empty(tokens, width, kind=levers.head, dtype=dtype, device=device_of(plan))
+
+
+def complete(model: Any, folder: Path, plan: Plan, *, published: bool) -> None:
+    """Makes a model whole whose weights are in place: what is computed and not stored, what is tied, how it is asked.
+
+    Args:
+        model: without a parameter on the meta device.
+        folder: of the base.
+        plan: of the run.
+        published: whether its tensors had their published names; `save_pretrained` then writes these.
+    """
+    for path in {name.rpartition(".")[0] for name, _ in model.named_non_persistent_buffers()}:
+        rotary = model.get_submodule(path)  # its frequencies follow from the config, and stay in float32
+        model.set_submodule(path, type(rotary)(rotary.config).to(device_of(plan)))
+    model.tie_weights()
+    empty = [name for name, t in [*model.named_parameters(), *model.named_buffers()] if t.device.type == "meta"]
+    assert not empty, f"nothing was loaded into {empty}"
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    # as from_pretrained notes it for save_pretrained, which else writes one tensor an expert under other names
+    model._weight_conversions = [PrefixChange(prefix_to_remove="language_model", model_prefix="model")] * published
+    model.config.use_cache = False
+    model.name_or_path = plan.base  # PEFT writes it into the adapter's config, where a path of this machine is no use
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes 0.50 repacks 4-bit weights for evaluation on such CPUs, and asserts on odd sizes
+            module.support_avx512bf16_for_cpu = False
+    model.eval()
+
+
+def _nf4(plan: Plan, dtype: torch.dtype) -> Any:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(plan.unquantised),
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -96,7 +97,12 @@ def licence(base: Path, own: bool = False) -> Check:
         if told:
             return Check("licence", "ok", f"{told.get('license_name', told.get('license'))} (README.md of the base)")
     told_nothing = "unknown: the base's files name none that is known here"
-    return Check("licence", "absent" if own else "slow", told_nothing, "" if own else f"ls {base}   # read its licence")
+    return Check(
+        "licence",
+        "absent" if own else "slow",
+        told_nothing,
+        "" if own else f"ls {shlex.quote(str(base))}   # read its licence",
+    )
 
 
 def _gpu(plan: Promise, hardware: Hardware, recipe: Recipe) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import sys
 import time
@@ -96,7 +97,7 @@ def builds() -> Check:
     stale = [lock for lock, age in ages.items() if age > STALE_SECONDS]
     if stale:
         told = f"{stale[0]} is {ages[stale[0]] / 60:,.0f} minutes old: a build was killed, and the next waits for ever"
-        return Check("torch extensions", "broken", told, "rm " + " ".join(f"'{lock}'" for lock in stale))
+        return Check("torch extensions", "broken", told, "rm " + " ".join(shlex.quote(str(lock)) for lock in stale))
     if ages:
         return Check("torch extensions", "ok", f"{next(iter(ages)).parent.name} is being built now")
     return Check("torch extensions", "ok", "no build was left half done")

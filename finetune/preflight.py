@@ -169,11 +169,12 @@ def _disk(plan: Promise, runs: Path, recipe: Recipe, written_bytes: int) -> list
     needed = max(0, sum(plan.disk_bytes[stage] for stage in TRAINING) - written_bytes)
     larger = "--runs /a/larger/disk/runs"
     if free < needed:
+        resumed = f"du -sh {shlex.quote(str(runs))}/* | sort -h   # shows what can go"
         raise DoesNotFit(
             f"training writes {amount(needed)} into {runs}; {amount(free)} are free",
             where=str(runs),
             why=", ".join(f"{stage} {amount(plan.disk_bytes[stage])}" for stage in TRAINING),
-            fix=f"finetune train {_file(recipe)} {larger}",
+            fix=resumed if written_bytes else f"finetune train {_file(recipe)} {larger}",
         )
     found = [Check("disk", "ok", f"{amount(needed)} to be written, {amount(free)} free")]
     later = {stage: size for stage, size in plan.disk_bytes.items() if stage not in TRAINING}
@@ -226,4 +227,4 @@ def _versions() -> Check:
 
 def _file(recipe: Recipe) -> str:
     """The recipe's file, as the user typed it."""
-    return recipe.where("").split(":")[0] or "RECIPE"
+    return shlex.quote(recipe.where("").split(":")[0] or "RECIPE")

@@ -21,8 +21,8 @@ from finetune.probes import Check, packages, trials
 from finetune.probes.check import GIB, amount
 from finetune.recipe import Recipe, is_folder
 
-TRAINING = ("checkpoints", "adapter")
-"""Stages of `disk_bytes` that training itself writes; the others come later."""
+TRAINING = ("checkpoints", "adapter", "weights")
+"""What training itself writes, of the stages in `disk_bytes`: checkpoints and, by its method, adapter or weights."""
 
 LICENCES = {
     r"apache license.{0,80}version 2\.0": "Apache-2.0",
@@ -166,18 +166,19 @@ def _disk(plan: Promise, runs: Path, recipe: Recipe, written_bytes: int) -> list
         DoesNotFit: checkpoints and adapter have no room.
     """
     free = host.disk_free_bytes(runs)
-    needed = max(0, sum(plan.disk_bytes[stage] for stage in TRAINING) - written_bytes)
+    now = {stage: size for stage, size in plan.disk_bytes.items() if stage in TRAINING}
+    needed = max(0, sum(now.values()) - written_bytes)
     larger = "--runs /a/larger/disk/runs"
     if free < needed:
         resumed = f"du -sh {shlex.quote(str(runs))}/* | sort -h   # shows what can go"
         raise DoesNotFit(
             f"training writes {amount(needed)} into {runs}; {amount(free)} are free",
             where=str(runs),
-            why=", ".join(f"{stage} {amount(plan.disk_bytes[stage])}" for stage in TRAINING),
+            why=", ".join(f"{stage} {amount(size)}" for stage, size in now.items()),
             fix=resumed if written_bytes else f"finetune train {_file(recipe)} {larger}",
         )
     found = [Check("disk", "ok", f"{amount(needed)} to be written, {amount(free)} free")]
-    later = {stage: size for stage, size in plan.disk_bytes.items() if stage not in TRAINING}
+    later = {stage: size for stage, size in plan.disk_bytes.items() if stage not in now}
     short = [f"{stage} {amount(size)}" for stage, size in later.items() if free - needed < size]
     if short:
         told = f"{amount(free - needed)} will be left, too little for {', '.join(short)}"

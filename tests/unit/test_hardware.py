@@ -13,7 +13,18 @@ import pytest
 from finetune import host, nvidia
 from finetune.asking import ask
 from finetune.cards import CARDS, MIB
-from finetune.hardware import CONTEXT_BYTES, Hardware, detect, plannable_bytes, usable_bytes, wished
+from finetune.hardware import (
+    ALLOCATOR_VARIABLES,
+    CONTEXT_BYTES,
+    GROWING,
+    Hardware,
+    detect,
+    plannable_bytes,
+    usable_bytes,
+    use_growing_segments,
+    use_one_gpu,
+    wished,
+)
 
 RTX4090 = "GPU-aa11, NVIDIA GeForce RTX 4090, 24564, 23900, 8.9, 580.95.05, [N/A]"
 H100S = "\n".join(f"GPU-{n}0, NVIDIA H100 80GB HBM3, 81559, {81000 - n}, 9.0, 580.95.05, Disabled" for n in range(8))
@@ -256,3 +267,22 @@ def test_an_answer_keeps_what_was_said_before_the_end() -> None:
     answer = ask([sys.executable, "-c", script], 20)
     assert answer.out == "half\n"
     assert answer.trouble.endswith("was ended by SIGABRT: why")
+
+
+def test_cuda_numbers_gpus_as_the_driver_does_and_one_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")  # so that what is set here is taken back
+        monkeypatch.delenv(name)
+    use_one_gpu()
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]) == ("0", "PCI_BUS_ID")
+
+
+def test_an_allocator_that_somebody_set_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ALLOCATOR_VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    use_growing_segments()
+    assert [os.environ.get(name) for name in ALLOCATOR_VARIABLES] == [GROWING, None]
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    use_growing_segments()
+    assert os.environ["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"

@@ -123,7 +123,8 @@ class QuantisedHead(nn.Module):
         """Moves the buffers and keeps their dtypes, the scales' above all."""
         for name, buffer in self._buffers.items():
             assert buffer is not None
-            self._buffers[name] = fn(buffer).to(buffer.dtype)
+            moved = fn(buffer)
+            self._buffers[name] = moved if moved.dtype == buffer.dtype else buffer.to(moved.device)
         return self
 
 
@@ -203,7 +204,11 @@ class NF4Head(QuantisedHead):
             offset=self.offset[start // self.tile],
             state2=nested,
         )
-        bnb.dequantize_4bit(self.quantised[here].reshape(-1, 1), state, out=out)
+        packed = self.quantised[here].reshape(-1, 1)
+        if out.is_cuda:
+            bnb.dequantize_4bit(packed, state, out=out)
+        else:  # bitsandbytes 0.50 fills a given tensor on CUDA only
+            out.copy_(bnb.dequantize_4bit(packed, state))
 
     def _scales(self, start: int) -> slice:
         first = start // self.tile * self._scales_per_tile

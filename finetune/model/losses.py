@@ -16,7 +16,7 @@ t = min(vocabulary, TILE). "dtype" is what the product is computed in: the autoc
               states, rows, product          as in forward
               1 scratch (c, t) float32
               gradient (n, H) float32        then copied to the states' dtype, when all above but it is gone
-    trained   gradient (vocabulary, H)       in the head's dtype, and (t, H) float32 if that is not float32
+    trained   gradient (vocabulary, H)       in the head's dtype, and that of one tile, (t, H) float32
     On the CPU in 16 bits the product (c, t) and the rows (t, H) are also copied to float32, one at a time.
 """
 

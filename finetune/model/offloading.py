@@ -90,7 +90,7 @@ class HostCheckpoints:
         if not any(slab.num_taken for slab in self._slabs):
             del self._slabs[:-1]  # two graphs at once, or one that outlived an exception, had needed more
         for slab in self._slabs:
-            if slab.has_room(num_bytes):
+            if slab.has_room(num_bytes if slab.num_taken else num_bytes * self.num_inputs):
                 return slab
         self._slabs = [slab for slab in self._slabs if slab.num_taken]
         self._slabs.append(_Slab(num_bytes * self.num_inputs, self._stream))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 
 def causal_of(model: Any) -> Any:
     """Gives the causal language model itself: the text model under `.model`, the head under `.lm_head`."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def compute_device(model: Any) -> torch.device:

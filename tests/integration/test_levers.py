@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from finetune.data import Example
@@ -341,6 +342,56 @@ def test_in_halves_the_feed_forward_is_over_before_the_mixer_is_recomputed(pico_
     wanted = [(i, event) for i in reversed(range(len(layers))) for event in order]
     wanted.remove((0, "mixer done"))  # the embedding is frozen
     assert events == wanted
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of what was made under it and is still held by anyone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = 0
+        self.known: set[int] = set()
+
+    def forget(self, storage: int, num_bytes: int) -> None:
+        self.known.discard(storage)
+        self.num_bytes -= num_bytes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.known:
+                storage = tensor.untyped_storage()
+                self.known.add(storage._cdata)
+                self.num_bytes += storage.nbytes()
+                weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
+        return out
+
+
+def test_in_halves_nothing_of_the_mixer_is_alive_while_the_feed_forward_has_its_backward(pico_base: Path) -> None:
+    def alive(recomputed: Any) -> tuple[int, list[int]]:
+        """Bytes before backward, and when the backward of each layer's feed-forward is done, the last layer first."""
+        model = levered(pico_base, torch.float32, Levers(recompute=recomputed))
+        learn(model, levered_loss, batch(pico_base), bf16=False)
+        held: list[int] = []
+
+        def note(_: nn.Module, args: tuple[torch.Tensor]) -> None:
+            args[0].register_hook(lambda _: held.append(count.num_bytes))
+
+        norms = [layer.post_attention_layernorm for layer in model.get_base_model().model.layers]
+        handles = [norm.register_forward_pre_hook(note) for norm in norms]
+        with Alive() as count:
+            loss = levered_loss(model, **batch(pico_base))
+            for handle in handles:
+                handle.remove()
+            inputs = count.num_bytes
+            loss.backward()
+        return inputs, held
+
+    inputs, held = alive("halves")
+    assert len(held) == 4
+    assert max(held) < inputs, "not even all of the inputs are left"
+    inputs, held = alive("layer")
+    assert min(held[1:]) > 4 * inputs, "a recomputed mixer of Gated DeltaNet lies beside it"
 
 
 @pytest.mark.parametrize("recomputed", ["layer", "halves"])

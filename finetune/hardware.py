@@ -54,6 +54,8 @@ class Hardware:
     """Whether Gated DeltaNet's kernels, fla and causal_conv1d, are both installed."""
     compute_capability: tuple[int, int] | None = None
     """Of the smallest GPU, as (8, 9)."""
+    wished: bool = False
+    """Whether `--gpu` described it; then nobody knows the memory of its host."""
     trouble: str = ""
     """Why the driver could not be asked; empty when it answered, or where there is none."""
 
@@ -114,6 +116,7 @@ def wished(words: str) -> Hardware:
         card=card,
         kernels=True,
         compute_capability=card.compute_capability,
+        wished=True,
     )
     return _around(wish)
 

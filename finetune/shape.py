@@ -54,6 +54,10 @@ class ModelShape:
     source: str
     parameters: Mapping[str, tuple[int, ...]]
     model_type: str
+    experts_per_token: int = 0
+    """Routed experts that each token goes to; the one width that no parameter's shape tells."""
+    quantised_by: str = ""
+    """Who quantised the folder's weights before us; empty for plain ones."""
 
     @property
     def num_parameters(self) -> int:
@@ -121,7 +125,7 @@ def read_shape(base: str, folder: Path | None) -> ModelShape:
     for entry in told["parameters"]:
         for layer in entry.get("layers", [""]):
             parameters[entry["name"].replace("*", str(layer))] = tuple(entry["shape"])
-    return ModelShape(base, parameters, told["model_type"])
+    return ModelShape(base, parameters, told["model_type"], told.get("experts_per_token", 0))
 
 
 def fingerprint(folder: Path) -> str:
@@ -148,8 +152,10 @@ def _from_folder(folder: Path) -> ModelShape:
     for file in shards(folder):
         for name, entry in read_header(file).items():
             parameters[name] = tuple(entry["shape"])
-    _check_widths(folder, config.get("text_config", config), parameters)
-    return ModelShape(str(folder), parameters, model_type)
+    text = config.get("text_config", config)
+    _check_widths(folder, text, parameters)
+    quantised_by = config.get("quantization_config", {}).get("quant_method", "")
+    return ModelShape(str(folder), parameters, model_type, text.get("num_experts_per_tok", 0), quantised_by)
 
 
 def _check_widths(folder: Path, config: Any, parameters: Mapping[str, tuple[int, ...]]) -> None:

@@ -4,7 +4,8 @@
 
 Each config below holds the published values; the totals are checked against the published bytes before
 anything is written. Source of the values: config.json of each repository (Qwen3.6-27B at revision 6a9e13bd;
-the sizes of Qwen3.5 as in torchtitan b5bcd76c6, models/qwen3_5); of the bytes: model.safetensors.index.json.
+the sizes of Qwen3.5 as in torchtitan b5bcd76c6, models/qwen3_5; Qwen3.8-27B has the widths and the bytes of
+Qwen3.6-27B, by the census of its shards' headers); of the bytes: model.safetensors.index.json.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ VISION = {
 # name: (hidden, layers, heads, key-value heads, feed-forward, linear value heads, tied, vision, parameters)
 DENSE = {
     "Qwen3.6-27B": (5120, 64, 24, 4, 17408, 48, False, "large", 27_781_427_952),
+    "Qwen3.8-27B": (5120, 64, 24, 4, 17408, 48, False, "large", 27_781_427_952),
     "Qwen3.5-9B": (4096, 32, 16, 4, 12288, 32, False, "large", 9_653_104_368),
     "Qwen3.5-4B": (2560, 32, 16, 4, 9216, 32, True, "middle", 4_659_865_088),
     "Qwen3.5-2B": (2048, 24, 8, 2, 6144, 16, True, "middle", 2_274_069_824),
     "Qwen3.5-0.8B": (1024, 24, 8, 2, 3584, 16, True, "small", 873_438_784),
 }
+EXPERTS_PER_TOKEN = 8
 MOE = {"Qwen3.6-35B-A3B": (2048, 40, 16, 2, 512, 32, False, "large", 35_951_822_704)}
 
 
@@ -51,7 +54,10 @@ def main() -> None:
         shapes = parameter_shapes(*values[:-1], moe=name in MOE)
         total = sum(math.prod(shape) for shape in shapes.values())
         assert total == values[-1], f"{name}: {total:,} parameters, published are {values[-1]:,}"
-        told = {"model_type": "qwen3_5_moe" if name in MOE else "qwen3_5", "parameters": grouped(shapes)}
+        told: dict[str, Any] = {"model_type": "qwen3_5_moe" if name in MOE else "qwen3_5"}
+        if name in MOE:
+            told["experts_per_token"] = EXPERTS_PER_TOKEN
+        told["parameters"] = grouped(shapes)
         (OUT / f"{name}.json").write_text(to_lines(told))
         print(f"{name}: {total:,} parameters, {2 * total:,} bytes in bf16")
 
@@ -83,7 +89,7 @@ def parameter_shapes(
         "tie_word_embeddings": tied,
     }
     if moe:
-        text |= {"num_experts": 256, "num_experts_per_tok": 8}
+        text |= {"num_experts": 256, "num_experts_per_tok": EXPERTS_PER_TOKEN}
         text |= {"moe_intermediate_size": feed_forward, "shared_expert_intermediate_size": feed_forward}
     else:
         text["intermediate_size"] = feed_forward
@@ -118,7 +124,8 @@ def grouped(shapes: dict[str, tuple[int, ...]]) -> list[dict[str, Any]]:
 def to_lines(told: dict[str, Any]) -> str:
     """Writes one parameter a line, so that a difference can be read."""
     lines = ",\n".join("    " + json.dumps(entry) for entry in told["parameters"])
-    return f'{{\n  "model_type": "{told["model_type"]}",\n  "parameters": [\n{lines}\n  ]\n}}\n'
+    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in told.items() if key != "parameters")
+    return f'{{\n{head}  "parameters": [\n{lines}\n  ]\n}}\n'
 
 
 if __name__ == "__main__":

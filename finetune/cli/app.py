@@ -9,7 +9,7 @@ from contextlib import suppress
 import typer
 
 from finetune import __version__
-from finetune.cli import doctoring, looking, starting, training
+from finetune.cli import doctoring, looking, planning, starting, training
 from finetune.errors import DoesNotFit, FinetuneError, OutsideError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_mar
 
 app.command("init")(starting.init)
 app.command("demo-base")(starting.demo_base)
-app.command("plan")(looking.plan)
+app.command("plan")(planning.plan)
 app.command("doctor")(doctoring.doctor)
 app.command("train")(training.train)
 app.command("runs")(looking.runs)

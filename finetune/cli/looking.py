@@ -1,4 +1,4 @@
-"""Commands that only look: `plan`, `recipe schema|show`, `runs`, `show`. None of them imports torch."""
+"""Commands that only look: `recipe schema|show`, `runs`, `show`. None of them imports torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from finetune.errors import ArtifactError, DoesNotFit, RecipeError
+from finetune.errors import ArtifactError, RecipeError
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -27,47 +27,6 @@ def show_recipe(recipe: Path = typer.Argument(help="The recipe."), overrides: li
     from finetune.recipe import dump, load
 
     print(dump(load(recipe, overrides), recipe.parent.absolute()), end="")
-
-
-def plan(recipe: Path = typer.Argument(help="The recipe."), overrides: list[str] = SET, as_json: bool = JSON) -> None:
-    """Print what training would do, without torch, a download or a GPU."""
-    from finetune.data import count_rows, prepare
-    from finetune.hardware import detect
-    from finetune.hub import locate
-    from finetune.plan import check_weights_fit, make_plan
-    from finetune.recipe import load
-    from finetune.shape import read_shape
-
-    wishes = load(recipe, overrides)
-    base = locate(wishes.base, wishes.base_path, wishes.revision)
-    dataset = prepare(wishes, base) if base else None
-    counts = dataset.counts if dataset else count_rows(wishes)
-    made = make_plan(wishes, read_shape(wishes.base, base), detect(), counts)
-    if as_json:
-        print(made.to_json(), end="")
-        return
-    unknown = "unknown until the base's tokenizer is on disk"
-    rows: list[tuple[str, str]] = [
-        ("base", made.base + (f" @ {made.revision[:12]}" if made.revision else "")),
-        ("method", f"{made.method}, {made.quantisation or 'not quantised'}, {made.dtype} on {made.device}"),
-        ("text weights", f"{made.total_parameters:,}, held in {made.weight_bytes / 2**30:.2f} GiB"),
-        ("trained", f"{made.trainable_parameters:,} ({made.trainable_parameters / made.total_parameters:.2%})"),
-        ("adapters", _adapters(made)),
-        ("optimizer", made.optimizer),
-        ("examples", f"{made.examples:,} to learn, {counts.held_out_examples:,} held out"),
-        ("tokens", f"{made.tokens:,} an epoch, {made.learnt_tokens:,} of them learnt" if dataset else unknown),
-        ("step", f"{made.micro_batch} x {made.accumulation} examples"),
-        ("steps", f"{made.steps:,}: {made.steps_per_epoch:,} in an epoch, {made.warmup_steps} to warm up"),
-        ("checkpoints", f"every {made.save_every} step{'s' if made.save_every > 1 else ''}, and each epoch"),
-    ]
-    for name, told in rows:
-        print(f"{name:<13}{told}")
-    for note in (*made.notes, *(dataset.notes if dataset else ())):
-        print(f"note: {note}")
-    try:
-        check_weights_fit(made)
-    except DoesNotFit as error:
-        print(f"note: {error.problems[0].what}: {error.problems[0].why}")
 
 
 def runs(folder: Path = typer.Option(Path("runs"), "--runs", help="The folder of runs."), as_json: bool = JSON) -> None:
@@ -112,13 +71,6 @@ def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSO
             print(f"  out  {name}  sha256 {str(digest)[:16]}")
     if not told["stages"]:
         print(f"\nnothing is finished yet: finetune train --resume {run}")
-
-
-def _adapters(made: Any) -> str:
-    if not made.num_targets:
-        return "none: every text weight is trained"
-    families = ", ".join(f"{family} {number}" for family, number in made.num_targets.items())
-    return f"rank {made.rank}, alpha {made.alpha:g} on {sum(made.num_targets.values())} layers ({families})"
 
 
 def _row(run: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import ArtifactError, TrainingStopped
@@ -41,9 +42,15 @@ def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
         lora_dropout=dropout,
         target_modules=list(plan.target_modules),
         bias="none",
+        use_dora=plan.dora,
+        use_rslora=plan.rslora,
         revision=plan.revision,
     )
     wrapped = get_peft_model(model, config)
+    for module in wrapped.modules():
+        if isinstance(module, BaseTunerLayer):
+            # the adapters are float32; autocast rounds what they multiply, and a float32 copy of it is made in vain
+            module.cast_input_dtype_enabled = plan.dtype == "float32"
     check_targets(wrapped, plan)
     return wrapped
 

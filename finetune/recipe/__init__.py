@@ -2,6 +2,20 @@
 
 from finetune.recipe.loading import dump, load
 from finetune.recipe.paths import is_folder
-from finetune.recipe.schema import FAMILIES, Data, Family, Lora, Recipe, Train, json_schema, keys
+from finetune.recipe.schema import FAMILIES, Data, Family, Lora, Memory, Parallel, Recipe, Train, json_schema, keys
 
-__all__ = ["FAMILIES", "Data", "Family", "Lora", "Recipe", "Train", "dump", "is_folder", "json_schema", "keys", "load"]
+__all__ = [
+    "FAMILIES",
+    "Data",
+    "Family",
+    "Lora",
+    "Memory",
+    "Parallel",
+    "Recipe",
+    "Train",
+    "dump",
+    "is_folder",
+    "json_schema",
+    "keys",
+    "load",
+]

@@ -66,6 +66,8 @@ class Data(Section):
     """`auto` learns reasoning where rows have it, `always` demands it of every row, `never` leaves it out."""
     preserve_thinking: Flag = False
     """Keep the reasoning of earlier turns in the prompt, in training and ever after."""
+    packing: Flag = False
+    """Lay several examples end to end; refused where the kernels would let one look into another."""
 
 
 class Lora(Section):
@@ -79,6 +81,10 @@ class Lora(Section):
     """Share of adapter inputs dropped in training."""
     targets: Annotated[tuple[Family, ...], Field(min_length=1)] = FAMILIES
     """Families of linear layers that get an adapter; all of them by default."""
+    dora: Flag = False
+    """Train the length of each weight row beside the adapter (DoRA); slower, and holds more memory."""
+    rslora: Flag = False
+    """Scale the adapter by alpha / sqrt(rank) instead of alpha / rank (rsLoRA); for high ranks."""
 
 
 class Train(Section):
@@ -110,6 +116,32 @@ class Train(Section):
     """Dashboards that get the metrics too."""
 
 
+class Memory(Section):
+    """Forces a lever that the plan would pull by itself. `auto`, the default of all, is nearly always best."""
+
+    embeddings: Literal["auto", "device", "host"] = "auto"
+    """Where the frozen input embedding lies; on the host it costs the GPU nothing."""
+    head: Literal["auto", "full", "int8", "nf4"] = "auto"
+    """Precision of the frozen output head. The one lever that changes numbers, so `auto` pulls it last."""
+    checkpoints: Literal["auto", "device", "host"] = "auto"
+    """Where the inputs wait that backward recomputes layers from."""
+    recompute: Literal["auto", "layer", "halves"] = "auto"
+    """What backward recomputes at a time: a layer, or its mixer and its feed-forward one after the other."""
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "auto"
+    """AdamW's states in float32, in 8 bits, or in 8 bits that can move to the host."""
+    micro_batch: Count | None = None
+    """Examples of one forward pass; divides `train.batch_size`. Default: what fits and is fastest."""
+
+
+class Parallel(Section):
+    """How several GPUs share the work."""
+
+    zero: Annotated[int, Field(strict=True, ge=0, le=3)] = 0
+    """Stage of DeepSpeed's ZeRO: 0 shards nothing, 1 optimizer states, 2 gradients too, 3 parameters too."""
+    expert: Count = 1
+    """Over how many GPUs the routed experts are spread."""
+
+
 class Recipe(Section):
     """All wishes of one run."""
 
@@ -128,6 +160,8 @@ class Recipe(Section):
     data: Data
     lora: Lora = Lora()
     train: Train = Train()
+    memory: Memory = Memory()
+    parallel: Parallel = Parallel()
 
     _places: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _typed: Mapping[str, str] = PrivateAttr(default_factory=dict)

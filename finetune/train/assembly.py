@@ -13,13 +13,17 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from finetune.data import Dataset
-from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base, refused
+from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base, recompute, refused
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stopping import Stop
 from finetune.train.trainer import ProvingTrainer, as_columns, collate
 from finetune.train.watching import Watcher
+
+
+OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+"""Our word -> transformers'."""
 
 
 def assemble(
@@ -42,6 +46,7 @@ def assemble(
         model = add_adapter(model, plan, dropout=recipe.lora.dropout, seed=recipe.train.seed)
     else:
         model.requires_grad_(True)
+    recompute(model, plan.choices)
     watcher = Watcher(run, plan, dataset.held_out, stop, report)
     with refused(base, "the base's tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
@@ -71,14 +76,13 @@ def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
     return SFTConfig(
         output_dir=str(run.checkpoints),
         max_steps=plan.steps,
-        per_device_train_batch_size=plan.micro_batch,
-        gradient_accumulation_steps=plan.accumulation,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        per_device_train_batch_size=plan.choices.micro_batch,
+        gradient_accumulation_steps=plan.choices.accumulation,
+        gradient_checkpointing=False,  # finetune.model.recompute does it, where and as the plan says
         learning_rate=recipe.train.learning_rate,
         weight_decay=recipe.train.weight_decay,
         max_grad_norm=recipe.train.max_grad_norm,
-        optim=plan.optimizer,
+        optim=OPTIMIZERS[plan.choices.optimizer],
         seed=recipe.train.seed,
         bf16=cuda,
         use_cpu=not cuda,

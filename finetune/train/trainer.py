@@ -1,7 +1,7 @@
-"""trl's trainer with four habits of ours: finite or stopped, staged and verified, warm from the first step, no pickle
-of its arguments.
+"""trl's trainer with five habits of ours: a loss that holds no logits, finite or stopped, staged and verified, warm from
+the first step, no pickle of its arguments.
 
-The loss, the fused language-model head, accumulation and the optimizers are trl's and transformers'.
+Accumulation, clipping, the optimizers and the loop are trl's and transformers'.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
+from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import load_balancing_loss_func
 from trl import SFTTrainer
 
 from finetune.data import Example
 from finetune.errors import ArtifactError, TrainingStopped
-from finetune.model import frozen_sha256, restore_adapter, save_adapter
+from finetune.model import (
+    TokenLosses,
+    causal_losses,
+    causal_of,
+    compute_device,
+    frozen_sha256,
+    restore_adapter,
+    save_adapter,
+)
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run, checkpoint
@@ -38,6 +47,44 @@ class ProvingTrainer(SFTTrainer):
             if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back
                 parameter.data = parameter.data.float()
         self.base_sha256 = frozen_sha256(self.model)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Gives the mean loss of the learnt tokens, and keeps what is told of them."""
+        assert not return_outputs, "nobody here asks for logits"
+        losses, auxiliary = self.losses(model, inputs)
+        count = len(losses.nll) if num_items_in_batch is None else num_items_in_batch
+        told = self._metrics["train"]
+        told["entropy"].append(losses.entropy.mean().item() if len(losses.nll) else 0.0)
+        told["mean_token_accuracy"].append(losses.is_top1.float().mean().item() if len(losses.nll) else 0.0)
+        self._total_train_tokens += int(inputs["attention_mask"].sum())
+        told["num_tokens"] = [self._total_train_tokens]
+        loss = losses.nll.sum() / torch.as_tensor(count).clamp(min=1)
+        if auxiliary is None:
+            return loss
+        told["aux_loss"].append(auxiliary.item())
+        steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+        return loss + self.router_aux_loss_coef * auxiliary / steps
+
+    def losses(self, model: Any, inputs: dict[str, Any]) -> tuple[TokenLosses, torch.Tensor | None]:
+        """Gives the losses of the learnt tokens and, of a mixture of experts, how unevenly its routers choose.
+
+        The model gets no attention mask: batches are padded on the right, and neither causal attention nor the
+        recurrence of Gated DeltaNet looks there. A mask would cost a square of the length in memory.
+        """
+        causal = causal_of(model)
+        asked = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        device = compute_device(model).type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.plan.dtype == "bfloat16"):
+            out = causal.model(input_ids=inputs["input_ids"], use_cache=False, **asked)
+            losses = causal_losses(out.last_hidden_state, inputs["labels"], causal.lm_head)
+        if not self.aux_loss_enabled:
+            return losses, None
+        text = causal.config.get_text_config()
+        return losses, load_balancing_loss_func(
+            out.router_logits, text.num_experts, text.num_experts_per_tok, inputs["attention_mask"]
+        )
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Runs one micro-batch forward and backward, and looks at what came out.

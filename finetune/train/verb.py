@@ -16,7 +16,7 @@ from finetune.errors import ArtifactError, OutsideError
 from finetune.hardware import Hardware, detect
 from finetune.hub import fetch, locate
 from finetune.model import save_adapter
-from finetune.plan import Plan, check_weights_fit, make_plan, read_plan
+from finetune.plan import Plan, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
 from finetune.run import Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
 from finetune.shape import is_shipped, read_shape
@@ -46,11 +46,11 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     hardware = detect()
     if locate(recipe.base, recipe.base_path, recipe.revision) is None and is_shipped(recipe.base):
         # by rows and shapes alone, so that what cannot fit is not downloaded
-        check_weights_fit(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)))
+        check_fits(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)))
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     dataset = prepare(recipe, base)
     plan = make_plan(recipe, read_shape(recipe.base, base), hardware, dataset.counts)
-    check_weights_fit(plan)
+    check_fits(plan)
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
     facts = _facts(recipe, plan, base, dataset, hardware, runs)

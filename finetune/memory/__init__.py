@@ -1,0 +1,28 @@
+"""Floor 1: bytes, by arithmetic on shapes, without torch. Every figure says where it comes from."""
+
+from finetune.memory.adapters import adapter_shapes, num_trainable, state_bytes
+from finetune.memory.budget import Budget, Job, budget
+from finetune.memory.layers import Moment, layer_moments
+from finetune.memory.loss import loss_moments
+from finetune.memory.weights import NF4_BYTES, WeightCounts, count_weights, head_bytes, is_quantised, weight_parts
+from finetune.memory.widths import Widths, read_widths
+
+__all__ = [
+    "NF4_BYTES",
+    "Budget",
+    "Job",
+    "Moment",
+    "WeightCounts",
+    "Widths",
+    "adapter_shapes",
+    "budget",
+    "count_weights",
+    "head_bytes",
+    "is_quantised",
+    "layer_moments",
+    "loss_moments",
+    "num_trainable",
+    "read_widths",
+    "state_bytes",
+    "weight_parts",
+]

@@ -1,0 +1,135 @@
+"""Adds everything up: what stays on the device all the time, what comes and goes, and the moment when it is most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetune.hardware import CONTEXT_BYTES
+from finetune.levers import Levers, Optimizer
+from finetune.memory.adapters import TRAINED_BYTES
+from finetune.memory.layers import layer_moments
+from finetune.memory.loss import loss_moments
+from finetune.memory.weights import WeightCounts, weight_parts
+from finetune.memory.widths import Widths
+
+FRAGMENTATION = 0.03
+"""Of what comes and goes, lost to gaps between blocks. A guess until the GPU benchmark replaces it."""
+
+WORKSPACE_BYTES = int(0.15 * 2**30)
+"""What cuBLAS and the allocator keep beside. A guess until the GPU benchmark replaces it."""
+
+ROTARY_SHARE = 0.25
+"""Of each attention head that turns with the position. Source: partial_rotary_factor of the published configs."""
+
+PROCESS_BYTES = 3 * 2**30
+"""Host memory of Python, torch and CUDA's libraries. A guess until the GPU benchmark replaces it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of the device, whatever the levers."""
+
+    widths: Widths
+    weights: WeightCounts
+    num_trained: int
+    states: Mapping[Optimizer, tuple[int, int]]
+    """Optimizer -> bytes of its states that stay on the device, and that can move to the host."""
+    rank: int
+    """Of the adapters; 0 where every weight is trained."""
+    dropout: bool
+    nf4: bool
+    e: int
+    """Bytes of the compute dtype."""
+    kernels: bool
+    cuda: bool
+    length: int
+    """Tokens of the longest example."""
+
+    @property
+    def full(self) -> bool:
+        """Whether every weight is trained."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of one job under one set of levers."""
+
+    parts: dict[str, int]
+    """What the peak is made of; they add up to it."""
+    static_bytes: int
+    """Of the parts, what stays from the first step to the last, CUDA's context included."""
+    moments: dict[str, int]
+    """Every moment that might be the peak, with the bytes that are held then."""
+    host_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.moments.values())
+
+    @property
+    def peak(self) -> str:
+        """The moment when most is held."""
+        return max(self.moments, key=lambda name: self.moments[name])
+
+
+def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
+    """Adds up a job's bytes for micro-batches of so many examples, each as long as the longest."""
+    static, moved = _static(job, levers)
+    held = sum(static.values())
+    tokens = micro_batch * job.length
+    inputs, offloaded = _inputs(job, levers, tokens)
+    coming: dict[str, dict[str, int]] = {}
+    for name, size in _loss(job, levers, tokens).items():
+        coming[name] = {"layer inputs": inputs, "loss": size}
+    for moment in layer_moments(
+        job.widths, e=job.e, rank=job.rank, dropout=job.dropout, kernels=job.kernels, recompute=levers.recompute
+    ):
+        tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4, full=job.full)
+        coming[moment.name] = {"layer inputs": inputs, "one layer": tensors, "one matrix": matrix}
+    coming["optimizer step"] = {"optimizer's temporaries": TRAINED_BYTES * job.num_trained}
+    moments = {}
+    for name, parts in coming.items():
+        parts["gaps"] = round(FRAGMENTATION * sum(parts.values())) + WORKSPACE_BYTES * job.cuda
+        moments[name] = held + sum(parts.values())
+    worst = max(moments, key=lambda name: moments[name])
+    parts = static | {name: size for name, size in coming[worst].items() if size}
+    return Budget(parts, held, moments, _host(job, levers, offloaded, moved, moments[worst]))
+
+
+def _static(job: Job, levers: Levers) -> tuple[dict[str, int], int]:
+    """What stays on the device, and how much of the optimizer's states can leave it."""
+    trained = job.num_trained
+    states, moved = job.states[levers.optimizer]
+    parts = weight_parts(job.weights, rows=job.widths.vocabulary, nf4=job.nf4, e=job.e, levers=levers)
+    if job.full:  # every weight is trained, and trained weights are float32
+        parts = {"trained weights": TRAINED_BYTES * trained}
+    else:
+        parts["adapters"] = TRAINED_BYTES * trained
+    parts |= {"gradients": TRAINED_BYTES * trained, "optimizer states": states}
+    if job.cuda:
+        parts["CUDA context"] = CONTEXT_BYTES
+    return {name: size for name, size in parts.items() if size}, moved
+
+
+def _inputs(job: Job, levers: Levers, tokens: int) -> tuple[int, int]:
+    """What layers are recomputed from: bytes on the device, and bytes of one such input times their number on the host."""
+    each = tokens * job.widths.hidden * job.e
+    pieces = job.widths.num_layers * (2 if levers.recompute == "halves" else 1)
+    rotary = round(2 * tokens * ROTARY_SHARE * job.widths.attention_head * job.e)
+    if levers.checkpoints == "device":
+        return pieces * each + rotary, 0
+    return 2 * each + rotary, pieces * each  # the one in use, and the one on its way
+
+
+def _loss(job: Job, levers: Levers, tokens: int) -> dict[str, int]:
+    copies = job.e * job.num_trained if job.e == 2 else 0
+    return loss_moments(job.widths, tokens, e=job.e, head=levers.head, adapter_copies=copies)
+
+
+def _host(job: Job, levers: Levers, offloaded: int, moved: int, peak: int) -> int:
+    """Host memory: the process, what the levers put there, and the largest tensor on its way from disk."""
+    embedding = job.weights.embedding * job.e if levers.embeddings == "host" else 0
+    on_host = PROCESS_BYTES + embedding + offloaded + moved + job.weights.largest * job.e
+    return on_host if job.cuda else on_host + peak

@@ -1,0 +1,157 @@
+"""What one decoder layer holds while backward goes through it: the tensors of its worst moments, counted by hand.
+
+A token's bytes are written as the code makes its tensors: 4 is a float32 copy, `e` the bytes of the compute dtype.
+The code is transformers 5.23 (modeling_qwen3_5.py), PEFT 0.21 (tuners/lora/bnb.py) under autocast, PyTorch's flash
+attention, and for Gated DeltaNet either fla-core 0.6 (ops/gated_delta_rule/chunk.py), whose locals live to the end of
+its backward, or transformers' torch reference. tests/simulation runs that code without data and compares: the figures
+agree within 3 %. A moment of the forward pass is one of its second run, when gradients of what follows exist already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from finetune.levers import Recompute
+from finetune.memory.widths import Widths
+
+CHUNK = 64
+"""Tokens of a chunk of Gated DeltaNet, in fla and in the reference alike."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One point of a layer's backward."""
+
+    name: str
+    token_bytes: int
+    matrix: int = 0
+    """Weights of the matrix that is dequantised just then."""
+
+    def bytes(self, tokens: int, *, e: int, nf4: bool, full: bool = False) -> tuple[int, int]:
+        """Gives the bytes of the tensors, and those of the one matrix that is made just then.
+
+        That is a dequantised one with the scales of its blocks or, where weights are trained, one's gradient in the
+        compute dtype and in float32.
+        """
+        if nf4:
+            return tokens * self.token_bytes, self.matrix * e + self.matrix * 4 // 64
+        return tokens * self.token_bytes, self.matrix * (e + 4) * full
+
+
+def layer_moments(
+    widths: Widths, *, e: int, rank: int, dropout: bool, kernels: bool, recompute: Recompute
+) -> list[Moment]:
+    """Lists the moments that may be the peak of one layer's backward.
+
+    Args:
+        widths: of the base.
+        e: bytes of the compute dtype.
+        rank: of the adapters; 0 without any.
+        dropout: whether the adapters' inputs are dropped out, each in a copy with a mask of one byte a number.
+        kernels: whether fla and causal_conv1d run the Gated DeltaNet.
+        recompute: whether a layer's two halves are alive together.
+
+    Returns:
+        The moments; none counts the inputs that the halves are recomputed from.
+    """
+    dropped = (e + 1) * widths.hidden if dropout and rank else 0
+    feed_forward = [replace(m, token_bytes=m.token_bytes + 2 * dropped) for m in _feed_forward(widths, e, rank)]
+    mixers = []
+    if widths.num_linear_layers:
+        mixers.append(_with_dropout(_gated_delta_net(widths, e, rank, kernels), 2 * dropped))
+    if widths.num_attention_layers:
+        mixers.append(_with_dropout(_attention(widths, e, rank), 3 * dropped))
+    moments = [moment for _, found in mixers for moment in found]
+    if recompute == "halves":
+        return moments + feed_forward
+    for saved, found in mixers:
+        kind = found[0].name.split(":")[0]
+        moments += [replace(m, name=f"{kind} layer, {m.name}", token_bytes=saved + m.token_bytes) for m in feed_forward]
+    return moments
+
+
+def _with_dropout(mixer: tuple[int, list[Moment]], dropped: int) -> tuple[int, list[Moment]]:
+    """Adds the dropped copies of the mixer's input, one for each of its adapters; that of the output comes later."""
+    saved, moments = mixer
+    return saved + dropped, [replace(moment, token_bytes=moment.token_bytes + dropped) for moment in moments]
+
+
+def _norm(widths: Widths, e: int) -> int:
+    """RMSNorm before a half: its input in float32, one factor, its output."""
+    return 4 * widths.hidden + 4 + e * widths.hidden
+
+
+def _feed_forward(widths: Widths, e: int, rank: int) -> list[Moment]:
+    """The dense feed-forward, or router, routed experts and shared expert."""
+    gradient = e * widths.hidden
+    around = _norm(widths, e) + gradient + 2 * e * rank
+    wide = e * widths.feed_forward
+    if not widths.num_experts:
+        return [
+            # gate, silu(gate), up; the gradients of their product through the adapter and through the base
+            Moment("feed-forward: down_proj backward", around + 5 * wide, widths.hidden * widths.feed_forward),
+            # and the sum of both, or the product taken apart again
+            Moment("feed-forward: product backward", around + 6 * wide),
+        ]
+    routed = widths.experts_per_token * e
+    saved = 4 * wide + 4 * widths.num_experts + 2 * e * widths.hidden
+    experts = routed * (2 * widths.expert + widths.expert + widths.hidden)  # gate_up, silu, down
+    scattered = 3 * routed * widths.hidden  # the rows' gradients: gathered, zeros, scattered
+    return [Moment("routed experts: gradients of the rows", around + saved + experts + scattered)]
+
+
+def _attention(widths: Widths, e: int, rank: int) -> tuple[int, list[Moment]]:
+    """Gated full attention: bytes a token saved for backward, and its moments."""
+    query, key_value, heads = widths.query, widths.key_value, widths.query // widths.attention_head
+    flow = e * widths.hidden
+    before = _norm(widths, e) + 4 * query + 4 * heads
+    # k in float32; q, k, v; the output and the logarithm of its sum
+    inside = 4 * key_value + e * (query + 2 * key_value) + e * query + 4 * heads + 4 * e * rank
+    after = 3 * e * query  # the output once more, sigmoid(gate), their product
+    gate = e * query
+    # dq, dk and dv; dq in float32; dk and dv of every query head
+    flash = flow + 2 * gate + e * (query + 2 * key_value) + 4 * query + 2 * e * query + 4 * heads
+    return before + inside + after, [
+        Moment("attention: flash backward", before + inside + flash),
+        # five float32 tensors of the norm's backward beside its saved input
+        Moment("attention: norm of the queries", before + 2 * flow + gate + 5 * 4 * query),
+        # two gradients of the layer's output, the gate, and the output
+        Moment("attention: o_proj forward", before + inside + after + 3 * flow + gate, widths.hidden * query),
+    ]
+
+
+def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool) -> tuple[int, list[Moment]]:
+    """Gated DeltaNet: bytes a token saved for backward, and its moments."""
+    value, key, heads = widths.value, widths.key, widths.value_heads
+    convolved = e * (2 * key + value)
+    before = _norm(widths, e) + convolved + heads * (4 + e) + 3 * e * rank
+    gated_norm = 3 * 4 * value + 4 * heads + 2 * e * value  # state, gate, silu in float32; normed, and the product
+    states = heads * widths.head * widths.head // CHUNK  # entries of one chunk's states, shared out to its tokens
+    gradients = e * widths.hidden + 2 * e * value  # of the layer's output, of the rule's, of the gate z
+    if not kernels:
+        rule, growth = _reference_rule(widths, e, states)
+        worst = before + 2 * convolved + rule + growth + gradients
+        return before + convolved + rule + gated_norm, [Moment("gated delta net: torch reference backward", worst)]
+    rule = e * (2 * key + value) + 4 * heads + e * CHUNK * heads + 8 * key // widths.head
+    if key == value:  # nine tensors of all heads, and the states of every chunk forward and backward
+        inner = 9 * e * value + 2 * e * states
+    else:  # a key head serves several value heads: dq, dk and dk2 are summed over them
+        inner = 7 * e * value + 3 * e * key + 2 * e * states
+    inner += heads * (8 + e)
+    saved = before + rule + gated_norm
+    # forward keeps the names of the convolution's output and of z to its end, and has two gradients of the output
+    frame = saved + 2 * e * widths.hidden + convolved + e * value
+    return saved, [
+        Moment("gated delta net: rule backward", before + rule + inner + gradients),
+        Moment("gated delta net: gated norm forward", frame + 4 * value + e * value),
+        Moment("gated delta net: out_proj forward", frame + e * widths.hidden, widths.hidden * value),
+    ]
+
+
+def _reference_rule(widths: Widths, e: int, states: int) -> tuple[int, int]:
+    """transformers' torch reference: what it saves, and what its backward adds to that."""
+    value, square = 4 * widths.value, 4 * CHUNK * widths.value_heads
+    saved = 8 * value + 2 * square + 4 * states
+    if e == 2:  # autocast keeps a bfloat16 copy of every factor of a product
+        saved += 9 * e * widths.value + 3 * e * CHUNK * widths.value_heads + 2 * e * states
+    return saved, 6 * value + square

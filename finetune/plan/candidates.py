@@ -1,0 +1,126 @@
+"""Every set of levers that may be pulled for a job, what each holds and takes, and which of them is best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from finetune.cards import Card
+from finetune.data import Counts
+from finetune.levers import POSITIONS
+from finetune.memory import Budget, Job, budget
+from finetune.plan.record import Choices
+from finetune.recipe import Recipe
+from finetune.speed import CPU, Work, step_seconds
+
+MICRO_BATCH_TOKENS = {"cuda": 65_536, "cpu": 4096}
+"""Padded tokens of one forward pass beyond which a larger one is not looked at: products are large enough long before."""
+
+NEARLY = 1.01
+"""Two sets whose steps take within a hundredth of each other are equally fast; the plainer one is taken."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One set of levers, with its consequences."""
+
+    choices: Choices
+    budget: Budget
+    seconds: float
+    """Of an optimizer step."""
+    fits: bool
+
+    @property
+    def num_pulled(self) -> int:
+        """How many levers are away from the plain stack."""
+        return sum(getattr(self.choices, name) != positions[0] for name, positions in POSITIONS.items())
+
+
+@dataclass(frozen=True)
+class Room:
+    """What there is to fit into."""
+
+    device_bytes: int
+    host_bytes: int
+    """Infinite in effect where a machine was only wished for."""
+    card: Card | None
+
+    def holds(self, needed: Budget) -> bool:
+        """Tells whether a job fits, on the device and on the host."""
+        return needed.peak_bytes <= self.device_bytes and needed.host_bytes <= self.host_bytes
+
+
+def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts) -> list[Candidate]:
+    """Works out every set of levers that the recipe leaves open."""
+    found = []
+    for choices in _open(recipe, job):
+        needed = budget(job, choices, choices.micro_batch)
+        work = work_of(recipe, counts, job.length, choices)
+        seconds = step_seconds(job, choices, work, room.card or CPU)
+        found.append(Candidate(choices, needed, seconds, room.holds(needed)))
+    return found
+
+
+def best(found: Sequence[Candidate]) -> Candidate:
+    """Takes the fastest set that fits, the head untouched if that is possible; the leanest where none fits."""
+    fitting = [each for each in found if each.fits]
+    if not fitting:
+        return min(found, key=lambda each: each.budget.peak_bytes)
+    exact = min(_roundness(each) for each in fitting)
+    rounded_least = [each for each in fitting if _roundness(each) == exact]
+    fastest = min(each.seconds for each in rounded_least)
+    quick = [each for each in rounded_least if each.seconds <= NEARLY * fastest]
+    return min(quick, key=lambda each: (each.num_pulled, each.seconds))
+
+
+def _roundness(candidate: Candidate) -> int:
+    """How coarsely the head is rounded: of all levers only this one changes numbers."""
+    return POSITIONS["head"].index(candidate.choices.head)
+
+
+def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices) -> Work:
+    """Says how many tokens a step computes.
+
+    Micro-batches are padded to their longest example. Of m lengths drawn evenly from between a shortest and a longest
+    one, the largest is expected at m / (m + 1) of the way; the shortest follows from the mean.
+    """
+    mean = counts.tokens / counts.examples if counts.tokens and counts.examples else float(length)
+    learnt = counts.learnt_tokens / counts.tokens if counts.tokens and counts.learnt_tokens else 1.0
+    shortest = max(1.0, 2 * mean - length)
+    padded = shortest + (length - shortest) * choices.micro_batch / (choices.micro_batch + 1)
+    padded = mean if choices.micro_batch == 1 else max(mean, padded)
+    batch = recipe.train.batch_size
+    return Work(batch * padded, batch * mean * learnt, choices.accumulation)
+
+
+def _open(recipe: Recipe, job: Job) -> Iterator[Choices]:
+    """Yields the sets of levers that neither the recipe nor the device closes."""
+    device = "cuda" if job.cuda else "cpu"
+    positions = [_positions(recipe, job, name) for name in POSITIONS]
+    for micro_batch in micro_batches(recipe, job.length, device):
+        accumulation = recipe.train.batch_size // micro_batch
+        for position in product(*positions):
+            levers: dict[str, Any] = dict(zip(POSITIONS, position, strict=True))
+            yield Choices(micro_batch=micro_batch, accumulation=accumulation, **levers)
+
+
+def _positions(recipe: Recipe, job: Job, name: str) -> tuple[str, ...]:
+    wished = getattr(recipe.memory, name)
+    if wished != "auto":
+        return (wished,)
+    useless = not job.cuda and name != "recompute"  # on a CPU the device is the host
+    trained = job.full and name in ("embeddings", "head")
+    shared = job.widths.tied and name in ("embeddings", "head")
+    return POSITIONS[name][:1] if useless or trained or shared else POSITIONS[name]
+
+
+def micro_batches(recipe: Recipe, length: int, device: str) -> list[int]:
+    """Lists the micro-batches worth looking at: divisors of the batch, of no more tokens than help."""
+    if recipe.memory.micro_batch:
+        return [recipe.memory.micro_batch]
+    batch, most = recipe.train.batch_size, max(1, MICRO_BATCH_TOKENS[device] // length)
+    return [n for n in range(1, batch + 1) if batch % n == 0 and n <= most]
+
+

@@ -1,0 +1,110 @@
+"""The plan as it is written down: consequences, nothing wished for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ArtifactError
+from finetune.levers import Levers
+
+
+@dataclass(frozen=True)
+class Choices(Levers):
+    """What the plan decided: a position for every lever, and how a step is cut into micro-batches."""
+
+    micro_batch: int = 1
+    """Examples of one forward pass on one GPU."""
+    accumulation: int = 1
+    """Micro-batches of one optimizer step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Consequences. Nothing here is wished for; change the recipe and plan again."""
+
+    base: str
+    """A Hub id, or the name of the folder."""
+    revision: str | None
+    method: str
+    device: str
+    gpu: str
+    """Name of the card; empty without one."""
+    kernels: bool
+    """Whether Gated DeltaNet runs on fla's kernels; else on transformers' torch reference, which is slow."""
+    dtype: str
+    """Of the frozen weights that are not quantised, and of the arithmetic. Trained weights are float32."""
+    quantisation: str | None
+    unquantised: tuple[str, ...]
+    target_modules: tuple[str, ...]
+    num_targets: dict[str, int]
+    """Linear layers that get an adapter, by family."""
+    rank: int
+    alpha: float
+    dora: bool
+    rslora: bool
+    trainable_parameters: int
+    total_parameters: int
+    """Of the text model; vision and multi-token prediction are not loaded."""
+    routed_parameters: int
+    choices: Choices
+    fits: bool
+    gpu_bytes: int
+    """What training may hold: of the GPU or, where there is none, of the host's memory."""
+    peak_bytes: int
+    """The most that training will hold there, in a micro-batch of the longest examples."""
+    peak: str
+    """The moment when that is."""
+    static_bytes: int
+    """Of the peak, what stays from the first step to the last."""
+    parts: dict[str, int]
+    """Name -> bytes; they add up to peak_bytes."""
+    moments: dict[str, int]
+    """Moment that might be the peak -> bytes held then."""
+    host_bytes: int
+    """Of the host's memory."""
+    disk_bytes: dict[str, int]
+    """Stage -> bytes that it writes."""
+    length: int
+    """Tokens of the longest example that the bytes are counted for."""
+    step_seconds: float
+    """Of one optimizer step, by a roofline."""
+    run_seconds: float
+    energy_kwh: float
+    """Of the whole board, at full load all the time."""
+    tokens_per_second: float
+    examples: int
+    steps_per_epoch: int
+    steps: int
+    warmup_steps: int
+    save_every: int
+    tokens: int | None
+    """Of one epoch; None while the base's tokenizer is not on disk."""
+    learnt_tokens: int | None
+    why: str
+    """Why these choices."""
+    proposals: tuple[str, ...]
+    """If it does not fit: recipes near to this one that do, each as words for the command line."""
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Writes the plan as it stands in plan.json."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_plan(file: Path) -> Plan:
+    """Reads a run's plan.json.
+
+    Raises:
+        ArtifactError: it is not one.
+    """
+    lists = ("unquantised", "target_modules", "proposals", "notes")
+    try:
+        told: dict[str, Any] = json.loads(file.read_text())
+        choices = Choices(**told["choices"])
+        return Plan(**told | {"choices": choices} | {name: tuple(told[name]) for name in lists})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ArtifactError("the run's plan cannot be read", where=str(file), why=why) from None

@@ -1,0 +1,214 @@
+"""Combinations that must not be: each with the reason, and with words that lead out of it.
+
+A rule looks at the recipe, the base and the machine; it never looks at bytes. What merely does not fit is no rule's
+business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from finetune.errors import Problem, RecipeError
+from finetune.hardware import Hardware
+from finetune.memory import Widths, read_widths
+from finetune.recipe import Recipe
+from finetune.shape import ModelShape
+
+LONGEST = 262_144
+"""Positions that the published models were trained on. Source: max_position_embeddings of their configs."""
+
+BF16_SINCE = (8, 0)
+"""Compute capability from which GPUs multiply bfloat16. Source: CUDA programming guide, table of capabilities."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the rules look at."""
+
+    recipe: Recipe
+    shape: ModelShape
+    widths: Widths
+    hardware: Hardware
+
+    @property
+    def cuda(self) -> bool:
+        return self.hardware.device == "cuda"
+
+    @property
+    def full(self) -> bool:
+        return self.recipe.method == "full"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One rule that a recipe breaks."""
+
+    key: str
+    """Of the recipe, whose line is named."""
+    what: str
+    why: str
+    out: tuple[str, ...]
+    """Words of the form key=value that lead out of it, all of them together."""
+
+
+Rule = Callable[[Case], Iterator[Refusal]]
+
+
+def refusals(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[Refusal]:
+    """Lists every rule that the recipe breaks on this base and machine."""
+    case = Case(recipe, shape, read_widths(shape), hardware)
+    return [refusal for rule in RULES for refusal in rule(case)]
+
+
+def check_rules(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> None:
+    """Refuses a recipe that no set of levers could make right.
+
+    Raises:
+        RecipeError: naming each rule that it breaks, and the way out.
+    """
+    broken = refusals(recipe, shape, hardware)
+    if broken:
+        raise RecipeError.of(_problem(recipe, refusal) for refusal in broken)
+
+
+def _problem(recipe: Recipe, refusal: Refusal) -> Problem:
+    fix = " ".join(f"--set {word}" for word in refusal.out)
+    return Problem(refusal.what, recipe.where(refusal.key), refusal.why, fix)
+
+
+def _packing(case: Case) -> Iterator[Refusal]:
+    if not case.recipe.data.packing:
+        return
+    if not (case.cuda and case.hardware.kernels):
+        what = "packing needs kernels that keep samples apart, and they are not here"
+        why = "without fla and causal_conv1d one packed sample runs on into the state of the next"
+    else:
+        what, why = "packing is not built yet", "batches are padded on the right, which costs time and mixes nothing"
+    yield Refusal("data.packing", what, why, ("data.packing=false",))
+
+
+def _dora(case: Case) -> Iterator[Refusal]:
+    lora = case.recipe.lora
+    if lora.dora and case.widths.num_experts and case.recipe.method == "qlora":
+        why = "it normalises whole rows of a weight, and PEFT cannot take a fused, quantised expert apart into rows"
+        yield Refusal("lora.dora", "DoRA cannot be trained on quantised experts", why, ("lora.dora=false",))
+    if lora.dora and lora.rslora:
+        why = "DoRA learns the length of each row itself, so another scale of the adapter is only another learning rate"
+        yield Refusal("lora.rslora", "DoRA and rsLoRA together set the scale twice", why, ("lora.rslora=false",))
+
+
+def _no_adapter(case: Case) -> Iterator[Refusal]:
+    lora = case.recipe.lora
+    for key, wished, plain in (
+        ("lora.dora", lora.dora, "false"),
+        ("lora.rslora", lora.rslora, "false"),
+        ("lora.dropout", lora.dropout > 0, "0.0"),
+    ):
+        if case.full and wished:
+            why = "method full trains the weights themselves, and there is no adapter to apply it to"
+            yield Refusal(key, f"method full has no adapter for {key}", why, (f"{key}={plain}",))
+
+
+def _rank(case: Case) -> Iterator[Refusal]:
+    linears = case.shape.linears(case.recipe.lora.targets)
+    if case.full or not linears:
+        return
+    narrow = min(linears, key=lambda linear: min(linear.shape))
+    most = min(narrow.shape)
+    if case.recipe.lora.rank > most:
+        why = f"{narrow.name} has rank {most} at most: a larger adapter would hold more numbers than the layer"
+        yield Refusal("lora.rank", "the adapter is larger than its layer", why, (f"lora.rank={most}",))
+
+
+def _vocabulary(case: Case) -> Iterator[Refusal]:
+    memory = case.recipe.memory
+    wishes = (
+        ("memory.embeddings", memory.embeddings == "host", "the embedding on the host"),
+        ("memory.head", memory.head in ("int8", "nf4"), "a quantised output head"),
+    )
+    for key, wished, told in wishes:
+        if wished and case.full:
+            why = "method full trains both matrices of the vocabulary, so they stay whole and on the device"
+            yield Refusal(key, f"method full cannot have {told}", why, (f"{key}=auto",))
+        elif wished and case.widths.tied:
+            why = "its head and its embedding are one matrix, which is needed whole on the device"
+            yield Refusal(key, f"this base cannot have {told}", why, (f"{key}=auto",))
+
+
+def _optimizer(case: Case) -> Iterator[Refusal]:
+    if case.recipe.memory.optimizer == "paged_adamw_8bit" and not case.cuda:
+        what, why = "a paged optimizer needs a GPU", "its pages move between a GPU and the host, and there is no GPU here"
+        yield Refusal("memory.optimizer", what, why, ("memory.optimizer=auto",))
+
+
+def _micro_batch(case: Case) -> Iterator[Refusal]:
+    micro, batch = case.recipe.memory.micro_batch, case.recipe.train.batch_size
+    if micro and batch % micro:
+        below = max(n for n in range(1, micro + 1) if batch % n == 0)
+        why = f"a step of train.batch_size {batch} is made of whole micro-batches"
+        yield Refusal("memory.micro_batch", f"{micro} does not divide {batch}", why, (f"memory.micro_batch={below}",))
+
+
+def _length(case: Case) -> Iterator[Refusal]:
+    if case.recipe.data.max_length > LONGEST:
+        why = f"the base knows {LONGEST:,} positions and was never trained on later ones"
+        what = "the examples may be longer than the base can read"
+        yield Refusal("data.max_length", what, why, (f"data.max_length={LONGEST}",))
+
+
+def _base(case: Case) -> Iterator[Refusal]:
+    if case.shape.quantised_by:
+        why = f"it was quantised with {case.shape.quantised_by}: rounding it twice loses twice, and exports need it whole"
+        yield Refusal("base", "this base is quantised already", why, ("base=Qwen/Qwen3.6-27B",))
+
+
+def _bf16(case: Case) -> Iterator[Refusal]:
+    capability = case.hardware.compute_capability
+    if case.cuda and capability and capability < BF16_SINCE:
+        why = f"compute capability {capability[0]}.{capability[1]} multiplies no bfloat16, and float16 overflows here"
+        yield Refusal("base", f"{case.hardware.gpus[0]} is too old for Qwen3.6", why, ("base=Qwen/Qwen3.5-0.8B",))
+
+
+def _parallel(case: Case) -> Iterator[Refusal]:
+    recipe, num_gpus = case.recipe, len(case.hardware.gpus)
+    zero, expert = recipe.parallel.zero, recipe.parallel.expert
+    if zero == 3 and recipe.memory.head in ("int8", "nf4"):
+        why = "stage 3 shards parameters, and a quantised head is none: every GPU would hold all of it"
+        yield Refusal("memory.head", "ZeRO-3 does not shard a quantised head", why, ("memory.head=auto", "parallel.zero=0"))
+    if zero == 3 and "host" in (recipe.memory.embeddings, recipe.memory.checkpoints):
+        key = "memory.embeddings" if recipe.memory.embeddings == "host" else "memory.checkpoints"
+        why = "stage 3 gathers weights in hooks that recompute by re-entering; what waits on the host is not seen there"
+        out = ("memory.embeddings=auto", "memory.checkpoints=auto", "parallel.zero=0")
+        yield Refusal(key, "ZeRO-3 cannot keep this on the host", why, out)
+    if zero and num_gpus < 2:
+        why = f"it shards over GPUs, and there {'is one' if num_gpus else 'is none'}"
+        yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", why, ("parallel.zero=0",))
+    if expert > 1 and not case.widths.num_experts:
+        why = "the base is dense"
+        yield Refusal("parallel.expert", "there are no experts to spread", why, ("parallel.expert=1",))
+    elif expert > 1 and case.widths.num_experts % expert:
+        why = f"{case.widths.num_experts} experts do not divide by {expert}"
+        yield Refusal("parallel.expert", "the experts cannot be spread evenly", why, ("parallel.expert=1",))
+    elif expert > max(1, num_gpus):
+        why = f"there {'are' if num_gpus > 1 else 'is'} {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''}"
+        yield Refusal("parallel.expert", f"the experts cannot be spread over {expert} GPUs", why, ("parallel.expert=1",))
+    elif (zero or expert > 1) and num_gpus > 1:
+        why = "one process trains on one GPU"
+        out = ("parallel.zero=0", "parallel.expert=1")
+        yield Refusal("parallel", "training on several GPUs is not built yet", why, out)
+
+
+RULES: tuple[Rule, ...] = (
+    _packing,
+    _dora,
+    _no_adapter,
+    _rank,
+    _vocabulary,
+    _optimizer,
+    _micro_batch,
+    _length,
+    _base,
+    _bf16,
+    _parallel,
+)

@@ -17,7 +17,7 @@ t = min(vocabulary, TILE). "dtype" is what the product is computed in: the autoc
               1 scratch (c, t) float32
               gradient (n, H) float32        then copied to the states' dtype, when all above but it is gone
     trained   gradient (vocabulary, H)       in the head's dtype, and that of one tile, (t, H) float32
-    On the CPU in 16 bits the product (c, t) and the rows (t, H) are also copied to float32, one at a time.
+    On the CPU in 16 bits the product (c, t) and the rows (t, H) are copied to float32 too.
 """
 
 from __future__ import annotations
@@ -191,8 +191,9 @@ def _gradients(
     n = len(states)
     grad = torch.zeros(states.shape, dtype=torch.float32, device=states.device)
     product = _Product(min(n, chunk), width, states)
+    summed = None if grad_weight is None else torch.empty(width, grad.shape[1], device=grad.device)
     for start, rows in tiles if n else ():
-        of_rows = None if grad_weight is None else torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
+        of_rows = None if summed is None else summed[: len(rows)].zero_()
         for first in range(0, n, chunk):
             here = slice(first, first + chunk)
             p = product.of(states[here], rows)  # (chunk, tile), float32: logits, then probabilities, then gradient

@@ -82,7 +82,7 @@ class HostCheckpoints:
         return tensor
 
     def _fetch(self, kept: _Kept) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-        tensor = torch.empty_like(kept.host, device=kept.device)
+        tensor = torch.empty(kept.host.shape, dtype=kept.host.dtype, device=kept.device)
         return tensor, _copy(kept.host, tensor, self._stream)
 
     def _slab_with(self, num_bytes: int) -> _Slab:

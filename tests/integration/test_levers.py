@@ -6,6 +6,7 @@ batch is padded, and not every token is learnt.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,8 +19,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+sys.path.append(str(Path(__file__).parents[1] / "proof"))
+
+from trial.alive import Alive
 
 from finetune.data import Example
 from finetune.levers import Levers
@@ -275,13 +279,16 @@ def test_a_forward_in_halves_is_bit_for_bit_that_of_transformers(base: Path) -> 
     assert torch.equal(model(**given, use_cache=False).logits, whole)
 
 
-@pytest.mark.parametrize("levers", [Levers(), PLAIN_HEAD[-1]], ids=str)
+@pytest.mark.parametrize("levers", [Levers(), PLAIN_HEAD[-1], QUANTISED_HEAD[3]], ids=str)
 def test_outside_of_training_levers_change_no_answer(base: Path, levers: Levers) -> None:
+    full = load(base, torch.float32)
+    if levers.head != "full":
+        full.lm_head = restored(quantise_head(full, levers.head))
     prompt = batch(base)["input_ids"][:1, :12]
     asked = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     answers = [
         model.eval().generate(input_ids=prompt, use_cache=True, **asked).tolist()
-        for model in (adapted(load(base, torch.float32)), levered(base, torch.float32, levers))
+        for model in (adapted(full), levered(base, torch.float32, levers))
     ]
     assert answers[0] == answers[1]
 
@@ -342,29 +349,6 @@ def test_in_halves_the_feed_forward_is_over_before_the_mixer_is_recomputed(pico_
     wanted = [(i, event) for i in reversed(range(len(layers))) for event in order]
     wanted.remove((0, "mixer done"))  # the embedding is frozen
     assert events == wanted
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of what was made under it and is still held by anyone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_bytes = 0
-        self.known: set[int] = set()
-
-    def forget(self, storage: int, num_bytes: int) -> None:
-        self.known.discard(storage)
-        self.num_bytes -= num_bytes
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.known:
-                storage = tensor.untyped_storage()
-                self.known.add(storage._cdata)
-                self.num_bytes += storage.nbytes()
-                weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
-        return out
 
 
 def test_in_halves_nothing_of_the_mixer_is_alive_while_the_feed_forward_has_its_backward(pico_base: Path) -> None:

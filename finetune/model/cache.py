@@ -26,7 +26,6 @@ import torch
 
 from finetune import atomic
 from finetune.errors import ArtifactError, DoesNotFit
-from finetune.levers import Levers
 from finetune.model.streaming import DTYPES, PIECE_BYTES
 from finetune.plan import Plan
 from finetune.shape import fingerprint, read_header
@@ -44,7 +43,7 @@ _STAGING = re.compile(r"\.[0-9a-f]{32}\.\d+-[0-9a-f]{8}")
 Say = Callable[[str], None]
 
 
-def ingredients(folder: Path, plan: Plan, levers: Levers) -> dict[str, Any]:
+def ingredients(folder: Path, plan: Plan) -> dict[str, Any]:
     """Lists all that decides the bits of a quantised base. Where it lies in memory is not among it."""
     return {
         "format": FORMAT,
@@ -53,7 +52,7 @@ def ingredients(folder: Path, plan: Plan, levers: Levers) -> dict[str, Any]:
         "unquantised": list(plan.unquantised),
         "dtype": plan.dtype,
         "device": plan.device,  # bitsandbytes has other kernels there, which may round a tie to the other side
-        "head": levers.head,
+        "head": plan.choices.head,
         "bitsandbytes": bitsandbytes.__version__,
     }
 

@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from torch import nn
 
 from finetune.errors import ArtifactError
-from finetune.levers import Levers
 from finetune.model import cache as caching
 from finetune.model.embeddings import HostEmbedding
 from finetune.model.head import QuantisedHead
@@ -62,38 +61,31 @@ def load_base(
     Raises:
         ArtifactError: weights are missing, damaged, or not those of the base's config.
     """
-    return load(folder, plan, Levers(), cache=cache, progress=progress, say=say)
-
-
-def load(
-    folder: Path, plan: Plan, levers: Levers, *, cache: Path | None, progress: Progress, say: Callable[[str], None]
-) -> Any:
-    """Loads the text model with its levers pulled, from the cache if there is one of these very settings."""
     with refused(folder, "the base cannot be loaded"):
         if cache is None or plan.quantisation is None:
-            return _from_shards(folder, plan, levers, progress)
-        made_from = caching.ingredients(folder, plan, levers)
+            return _from_shards(folder, plan, progress)
+        made_from = caching.ingredients(folder, plan)
         entry = caching.find(cache, made_from, say)
         if entry is not None:
             model = make_skeleton(folder, plan)
-            pull(model, plan, levers)
+            pull(model, plan)
             wrong = restore(model, entry, device_of(plan), progress)
             if not wrong:
                 complete(model, folder, plan, published=True)
                 return model
             del model  # and its memory, before it is taken once more
             caching.discard(entry, wrong, say)
-        model = _from_shards(folder, plan, levers, progress)
+        model = _from_shards(folder, plan, progress)
         caching.keep(model, cache, made_from, say)
         return model
 
 
-def _from_shards(folder: Path, plan: Plan, levers: Levers, progress: Progress) -> Any:
+def _from_shards(folder: Path, plan: Plan, progress: Progress) -> Any:
     """Loads the base as it was published."""
     model = make_skeleton(folder, plan)
     tensors = [tensor for tensor in list_tensors(shards(folder)) if is_text(tensor.name)]
     parts = match(folder, tensors, {name: tuple(p.shape) for name, p in model.named_parameters()})
-    pull(model, plan, levers)
+    pull(model, plan)
     modules = {t: model.get_submodule(part.name.rpartition(".")[0]) for t, part in parts.items()}
 
     def where(tensor: Stored) -> torch.device:

@@ -11,7 +11,6 @@ from transformers.conversion_mapping import PrefixChange
 from transformers.quantizers import AutoHfQuantizer
 
 from finetune.errors import ArtifactError
-from finetune.levers import Levers
 from finetune.model.embeddings import HostEmbedding
 from finetune.model.head import QuantisedHead
 from finetune.plan import Plan
@@ -52,19 +51,19 @@ def device_of(plan: Plan) -> torch.device:
     return torch.device("cuda", 0) if plan.device == "cuda" else torch.device("cpu")
 
 
-def pull(model: Any, plan: Plan, levers: Levers) -> None:
-    """Puts the vocabulary matrices where the levers want them, still without their weights.
+def pull(model: Any, plan: Plan) -> None:
+    """Puts the vocabulary matrices where the plan's levers want them, still without their weights.
 
     A plan keeps both as they are where they are tied: one weight cannot lie in two places.
     """
     tokens, width = model.get_input_embeddings().weight.shape
     dtype, tied = getattr(torch, plan.dtype), model.config.tie_word_embeddings
-    if levers.embeddings == "host":
+    if plan.choices.embeddings == "host":
         assert not tied, "the plan moves no embedding that is the head too"
         model.set_input_embeddings(HostEmbedding(torch.empty(tokens, width, dtype=dtype)))
-    if levers.head != "full":
+    if plan.choices.head != "full":
         assert not tied, "the plan quantises no head that is the embedding too"
-        model.lm_head = QuantisedHead.empty(tokens, width, kind=levers.head, dtype=dtype, device=device_of(plan))
+        model.lm_head = QuantisedHead.empty(tokens, width, kind=plan.choices.head, dtype=dtype, device=device_of(plan))
 
 
 def complete(model: Any, folder: Path, plan: Plan, *, published: bool) -> None:

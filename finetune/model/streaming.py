@@ -18,7 +18,7 @@ import torch
 from finetune.errors import ArtifactError
 from finetune.shape import REFETCH, read_header
 
-PIECE_BYTES = 16 * 2**20
+PIECE_BYTES = 8 * 2**20
 """About what is read at a time: enough for a disk to be at its best, and little beside any model."""
 
 DTYPES = {

@@ -31,11 +31,13 @@ class Levers:
     """How AdamW keeps its two states: in float32, in 8 bits, or in 8 bits in memory that can move to the host."""
 
 
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+
 POSITIONS: dict[str, tuple[str, ...]] = {
     "embeddings": get_args(Embeddings),
     "head": get_args(Head),
     "checkpoints": get_args(Checkpoints),
     "recompute": get_args(Recompute),
-    "optimizer": get_args(Optimizer),
+    "optimizer": OPTIMIZERS,
 }
 """Lever -> its positions, the plain one first."""

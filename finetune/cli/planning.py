@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,7 +14,7 @@ from finetune.errors import DoesNotFit, RecipeError
 if TYPE_CHECKING:
     from finetune.data import Counts, Dataset
     from finetune.hardware import Hardware
-    from finetune.plan import Candidate, Plan, Room
+    from finetune.plan import Plan
     from finetune.recipe import Recipe
     from finetune.shape import ModelShape
 
@@ -75,8 +74,8 @@ def _read(recipe: Path, overrides: list[str]) -> tuple[Recipe, ModelShape, Count
 def _print(made: Plan, counts: Counts, dataset: Dataset | None) -> None:
     for name, told in _rows(made, counts):
         print(f"{name:<13}{told}")
-    where = made.gpu or "the host"
-    print(f"\nmemory       {where}, in a micro-batch of {made.choices.micro_batch} x {made.length:,} tokens, when most is held:")
+    batch = f"{made.choices.micro_batch} x {made.length:,} tokens"
+    print(f"\nmemory       of {made.gpu or 'the host'} in a micro-batch of {batch}, when most is held:")
     print(f"             {made.peak}")
     for name, size in made.parts.items():
         print(f"  {name:<26}{size / GIB:>8.2f} GiB  {'▇' * round(40 * size / made.gpu_bytes)}")
@@ -102,7 +101,10 @@ def _rows(made: Plan, counts: Counts) -> Iterator[tuple[str, str]]:
     yield "step", f"{choices.micro_batch} x {choices.accumulation} examples"
     yield "levers", ", ".join(_levers(made))
     yield "", made.why
-    yield "time", f"about {_clock(made.run_seconds)}, {made.step_seconds:,.1f} s a step, {made.energy_kwh:.2f} kWh (a roofline)"
+    yield (
+        "time",
+        f"about {_clock(made.run_seconds)}, {made.step_seconds:,.1f} s a step, {made.energy_kwh:.2f} kWh (a roofline)",
+    )
     yield "host memory", f"{made.host_bytes / GIB:.1f} GiB"
     yield "disk", ", ".join(f"{stage} {_size(size)}" for stage, size in made.disk_bytes.items())
 
@@ -157,7 +159,9 @@ def _draw(made: Plan, picture: Path) -> None:
         draw_memory(made, picture)
     except OSError as error:
         why = error.strerror or str(error)
-        raise DoesNotFit("the picture cannot be written", where=str(picture), why=why, fix="--picture plan.png") from None
+        raise DoesNotFit(
+            "the picture cannot be written", where=str(picture), why=why, fix="--picture plan.png"
+        ) from None
 
 
 def _adapters(made: Plan) -> str:

@@ -114,7 +114,7 @@ def _static(job: Job, levers: Levers) -> tuple[dict[str, int], int]:
 
 
 def _inputs(job: Job, levers: Levers, tokens: int) -> tuple[int, int]:
-    """What layers are recomputed from: bytes on the device, and bytes of one such input times their number on the host."""
+    """What layers are recomputed from: bytes of these inputs on the device, and on the host."""
     each = tokens * job.widths.hidden * job.e
     pieces = job.widths.num_layers * (2 if levers.recompute == "halves" else 1)
     rotary = round(2 * tokens * ROTARY_SHARE * job.widths.attention_head * job.e)

@@ -133,10 +133,9 @@ def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool) -> tuple[
         worst = before + 2 * convolved + rule + growth + gradients
         return before + convolved + rule + gated_norm, [Moment("gated delta net: torch reference backward", worst)]
     rule = e * (2 * key + value) + 4 * heads + e * CHUNK * heads + 8 * key // widths.head
-    if key == value:  # nine tensors of all heads, and the states of every chunk forward and backward
-        inner = 9 * e * value + 2 * e * states
-    else:  # a key head serves several value heads: dq, dk and dk2 are summed over them
-        inner = 7 * e * value + 3 * e * key + 2 * e * states
+    # of all heads: w, u, new v, dv, dw, dk2 and dv again; dq and dk, which are summed where key heads serve several
+    of_keys = 2 * e * value if key == value else 3 * e * key
+    inner = 7 * e * value + of_keys + 2 * e * states  # and the states of every chunk, forward and backward
     inner += heads * (8 + e)
     saved = before + rule + gated_norm
     # forward keeps the names of the convolution's output and of z to its end, and has two gradients of the output

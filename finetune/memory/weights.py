@@ -21,7 +21,7 @@ _KEPT = re.compile(r"\.(?:in_proj_a|in_proj_b|shared_expert_gate|mlp\.gate|conv1
 
 @dataclass(frozen=True)
 class WeightCounts:
-    """Numbers of weights in the text model, by what becomes of them; vision and multi-token prediction are not loaded."""
+    """Numbers of weights in the text model, by what becomes of them; vision and MTP are not loaded."""
 
     linears: int
     """Of the linear layers that QLoRA holds in 4 bits."""

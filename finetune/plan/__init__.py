@@ -4,6 +4,7 @@ from finetune.plan.candidates import Candidate, Room
 from finetune.plan.deciding import UNQUANTISED, check_fits, decide, make_plan, room_of
 from finetune.plan.explaining import explain
 from finetune.plan.record import Choices, Plan, read_plan
+from finetune.plan.rescue import out_of_memory
 from finetune.plan.rules import refusals
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "decide",
     "explain",
     "make_plan",
+    "out_of_memory",
     "read_plan",
     "refusals",
     "room_of",

@@ -16,7 +16,10 @@ from finetune.recipe import Recipe
 from finetune.speed import CPU, Work, step_seconds
 
 MICRO_BATCH_TOKENS = {"cuda": 65_536, "cpu": 4096}
-"""Padded tokens of one forward pass beyond which a larger one is not looked at: products are large enough long before."""
+"""Padded tokens of one forward pass beyond which larger ones are not looked at: they are no faster."""
+
+SAFE = 1 / 1.03
+"""Of the device's bytes that a set may fill without counting on the last digits of the arithmetic."""
 
 NEARLY = 1.01
 """Two sets whose steps take within a hundredth of each other are equally fast; the plainer one is taken."""
@@ -63,15 +66,20 @@ def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts) -> list[Can
     return found
 
 
-def best(found: Sequence[Candidate]) -> Candidate:
-    """Takes the fastest set that fits, the head untouched if that is possible; the leanest where none fits."""
+def best(found: Sequence[Candidate], room: Room) -> Candidate:
+    """Takes the fastest set that fits; the leanest where none does.
+
+    A rounded head is taken only where none fits without, and a set that fits by less than the planner's tolerance
+    only where none fits by more.
+    """
     fitting = [each for each in found if each.fits]
     if not fitting:
         return min(found, key=lambda each: each.budget.peak_bytes)
     exact = min(_roundness(each) for each in fitting)
     rounded_least = [each for each in fitting if _roundness(each) == exact]
-    fastest = min(each.seconds for each in rounded_least)
-    quick = [each for each in rounded_least if each.seconds <= NEARLY * fastest]
+    safe = [each for each in rounded_least if each.budget.peak_bytes <= SAFE * room.device_bytes] or rounded_least
+    fastest = min(each.seconds for each in safe)
+    quick = [each for each in safe if each.seconds <= NEARLY * fastest]
     return min(quick, key=lambda each: (each.num_pulled, each.seconds))
 
 
@@ -122,5 +130,3 @@ def micro_batches(recipe: Recipe, length: int, device: str) -> list[int]:
         return [recipe.memory.micro_batch]
     batch, most = recipe.train.batch_size, max(1, MICRO_BATCH_TOKENS[device] // length)
     return [n for n in range(1, batch + 1) if batch % n == 0 and n <= most]
-
-

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune.data import Counts
 from finetune.errors import ArtifactError, DoesNotFit, RecipeError
 from finetune.hardware import Hardware, plannable_bytes
-from finetune.levers import POSITIONS
+from finetune.levers import OPTIMIZERS
 from finetune.memory import Job, adapter_shapes, count_weights, num_trainable, read_widths, state_bytes
 from finetune.plan.candidates import Candidate, Room, best, candidates, work_of
 from finetune.plan.disk import disk_bytes
@@ -46,9 +46,7 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
     return _written(recipe, shape, hardware, counts, chosen)
 
 
-def decide(
-    recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
-) -> tuple[Candidate, list[Candidate]]:
+def decide(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> tuple[Candidate, list[Candidate]]:
     """Chooses among all sets of levers; returns the best, and all.
 
     Raises:
@@ -57,8 +55,9 @@ def decide(
     _check_family(recipe, shape)
     targets(recipe, shape)
     check_rules(recipe, shape, hardware)
-    found = candidates(recipe, job_of(recipe, shape, hardware, counts), room_of(hardware), counts)
-    return best(found), found
+    room = room_of(hardware)
+    found = candidates(recipe, job_of(recipe, shape, hardware, counts), room, counts)
+    return best(found, room), found
 
 
 def room_of(hardware: Hardware) -> Room:
@@ -98,7 +97,11 @@ def check_fits(plan: Plan) -> None:
     if plan.fits:
         return
     needed, there = plan.peak_bytes / 2**30, plan.gpu_bytes / 2**30
-    has = f"the {plan.gpu} has {there:.1f} GiB for it" if plan.gpu else f"this machine without a GPU can spare {there:.1f}"
+    has = (
+        f"the {plan.gpu} has {there:.1f} GiB for it"
+        if plan.gpu
+        else f"this machine without a GPU can spare {there:.1f}"
+    )
     parts = sorted(plan.parts.items(), key=lambda part: -part[1])[:4]
     largest = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts)
     if needed <= there:
@@ -131,7 +134,7 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         widths=read_widths(shape),
         weights=count_weights(shape),
         num_trained=num_trainable(trained),
-        states={optimizer: state_bytes(trained, optimizer) for optimizer in POSITIONS["optimizer"]},
+        states={optimizer: state_bytes(trained, optimizer) for optimizer in OPTIMIZERS},
         rank=0 if recipe.method == "full" else recipe.lora.rank,
         dropout=recipe.lora.dropout > 0,
         nf4=recipe.method == "qlora",
@@ -232,5 +235,7 @@ def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:
     if len(hardware.gpus) > 1:
         notes.append(f"of {len(hardware.gpus)} GPUs one is used: training on several is not built yet")
     if hardware.device == "cuda" and not hardware.kernels:
-        notes.append("SLOW: Gated DeltaNet runs on transformers' torch reference; pip install 'finetune-proven[kernels]'")
+        notes.append(
+            "SLOW: Gated DeltaNet runs on transformers' torch reference; pip install 'finetune-proven[kernels]'"
+        )
     return notes

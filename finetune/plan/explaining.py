@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from finetune.levers import POSITIONS
 from finetune.plan.candidates import Candidate, Room
@@ -24,7 +25,7 @@ def reason(chosen: Candidate, room: Room) -> str:
 
 
 def explain(chosen: Candidate, found: Sequence[Candidate], room: Room) -> list[str]:
-    """Lists what was rejected: every other position of every lever, and every other micro-batch, one change at a time."""
+    """Lists what was rejected, one change at a time: positions of levers, and micro-batches."""
     by_choice = {candidate.choices: candidate for candidate in found}
     lines = []
     for name, positions in POSITIONS.items():
@@ -32,7 +33,8 @@ def explain(chosen: Candidate, found: Sequence[Candidate], room: Room) -> list[s
         for position in positions:
             if position == here:
                 continue
-            other = by_choice.get(replace(chosen.choices, **{name: position}))
+            changed: dict[str, Any] = {name: position}
+            other = by_choice.get(replace(chosen.choices, **changed))
             told = "left out: the recipe, the base or the device does not allow it"
             lines.append(f"{name} {position}: {_told(chosen, other, room) if other else told}")
     return lines + list(_micro_batches(chosen, found, room))
@@ -40,9 +42,7 @@ def explain(chosen: Candidate, found: Sequence[Candidate], room: Room) -> list[s
 
 def _micro_batches(chosen: Candidate, found: Sequence[Candidate], room: Room) -> Iterator[str]:
     for other in found:
-        same = replace(
-            other.choices, micro_batch=chosen.choices.micro_batch, accumulation=chosen.choices.accumulation
-        )
+        same = replace(other.choices, micro_batch=chosen.choices.micro_batch, accumulation=chosen.choices.accumulation)
         if other is not chosen and same == chosen.choices:
             yield f"micro batch {other.choices.micro_batch}: {_told(chosen, other, room)}"
 
@@ -51,7 +51,13 @@ def _told(chosen: Candidate, other: Candidate, room: Room) -> str:
     """Says what another set would save or cost, and why it was not taken."""
     saved = (chosen.budget.peak_bytes - other.budget.peak_bytes) / GIB
     slower = other.seconds / chosen.seconds - 1
-    bytes_told = f"saves {saved:.2f} GiB" if saved >= 0.005 else f"costs {-saved:.2f} GiB" if saved <= -0.005 else "saves nothing"
+    bytes_told = (
+        f"saves {saved:.2f} GiB"
+        if saved >= 0.005
+        else f"costs {-saved:.2f} GiB"
+        if saved <= -0.005
+        else "saves nothing"
+    )
     speed = f"{slower:+.1%} a step" if abs(slower) >= 0.0005 else "as fast"
     return f"{bytes_told}, {speed}; {_verdict(chosen, other, room)}"
 

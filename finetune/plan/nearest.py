@@ -37,7 +37,8 @@ def nearest(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> tuple
         At most three, the nearest first, each as `--set key=value …`.
     """
     found: list[str] = []
-    for words in _changes(recipe, shape, length, fits):
+    for change in _changes(recipe, shape, length, fits):
+        words = {key: value for key, value in change.items() if value != _value(recipe, key)}
         base = words.get("base")
         if fits(changed(recipe, words), read_shape(base, None) if base else shape):
             found.append(" ".join(f"--set {key}={_shown(value)}" for key, value in words.items()))
@@ -61,7 +62,7 @@ def changed(recipe: Recipe, words: Words) -> Recipe:
 def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iterator[Words]:
     """Yields changes to try, the smallest first: levers let go, shorter examples, a smaller adapter, another base."""
     methods = ("qlora",) if recipe.method == "lora" else ("lora", "qlora") if recipe.method == "full" else ()
-    forced = {f"memory.{name}": "auto" for name, value in recipe.memory if value not in ("auto", None)}
+    forced: Words = {f"memory.{name}": "auto" for name, value in recipe.memory if value not in ("auto", None)}
     forced.pop("memory.micro_batch", None)
     if recipe.memory.micro_batch:
         forced["memory.micro_batch"] = None
@@ -99,6 +100,11 @@ def _shorter(recipe: Recipe, shape: ModelShape, length: int, fits: Fits, start: 
 
 def _halves(rank: int) -> Sequence[int]:
     return [half for half in (rank // 2, rank // 4) if half >= 4]
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    return getattr(getattr(recipe, section) if section else recipe, name)
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,8 @@ FORMATS = (".png", ".svg")
 GIB = 2**30
 
 COLOURS = (
-    "#33526e", "#5b83a6", "#8fb0cb", "#c3d6e4", "#e8b44f", "#d98536", "#b8542f", "#8c8c8c", "#5d9a6b", "#97c29f", "#cfe3d2",
+    "#33526e", "#5b83a6", "#8fb0cb", "#c3d6e4", "#e8b44f", "#d98536", "#b8542f", "#8c8c8c",
+    "#5d9a6b", "#97c29f", "#cfe3d2",
 )  # fmt: skip
 """Blues for weights, warm colours for what is trained, greens for what comes and goes."""
 
@@ -46,4 +47,3 @@ def draw_memory(plan: Plan, file: Path) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8, handletextpad=0.2)
     figure.savefig(file)
-

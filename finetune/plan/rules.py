@@ -138,7 +138,10 @@ def _vocabulary(case: Case) -> Iterator[Refusal]:
 
 def _optimizer(case: Case) -> Iterator[Refusal]:
     if case.recipe.memory.optimizer == "paged_adamw_8bit" and not case.cuda:
-        what, why = "a paged optimizer needs a GPU", "its pages move between a GPU and the host, and there is no GPU here"
+        what, why = (
+            "a paged optimizer needs a GPU",
+            "its pages move between a GPU and the host, and there is no GPU here",
+        )
         yield Refusal("memory.optimizer", what, why, ("memory.optimizer=auto",))
 
 
@@ -159,7 +162,9 @@ def _length(case: Case) -> Iterator[Refusal]:
 
 def _base(case: Case) -> Iterator[Refusal]:
     if case.shape.quantised_by:
-        why = f"it was quantised with {case.shape.quantised_by}: rounding it twice loses twice, and exports need it whole"
+        why = (
+            f"it was quantised with {case.shape.quantised_by}: rounding it twice loses twice, and exports need it whole"
+        )
         yield Refusal("base", "this base is quantised already", why, ("base=Qwen/Qwen3.6-27B",))
 
 
@@ -175,11 +180,13 @@ def _parallel(case: Case) -> Iterator[Refusal]:
     zero, expert = recipe.parallel.zero, recipe.parallel.expert
     if zero == 3 and recipe.memory.head in ("int8", "nf4"):
         why = "stage 3 shards parameters, and a quantised head is none: every GPU would hold all of it"
-        yield Refusal("memory.head", "ZeRO-3 does not shard a quantised head", why, ("memory.head=auto", "parallel.zero=0"))
+        yield Refusal(
+            "memory.head", "ZeRO-3 does not shard a quantised head", why, ("memory.head=auto", "parallel.zero=0")
+        )
     if zero == 3 and "host" in (recipe.memory.embeddings, recipe.memory.checkpoints):
         key = "memory.embeddings" if recipe.memory.embeddings == "host" else "memory.checkpoints"
         why = "stage 3 gathers weights in hooks that recompute by re-entering; what waits on the host is not seen there"
-        out = ("memory.embeddings=auto", "memory.checkpoints=auto", "parallel.zero=0")
+        out: tuple[str, ...] = ("memory.embeddings=auto", "memory.checkpoints=auto", "parallel.zero=0")
         yield Refusal(key, "ZeRO-3 cannot keep this on the host", why, out)
     if zero and num_gpus < 2:
         why = f"it shards over GPUs, and there {'is one' if num_gpus else 'is none'}"
@@ -192,7 +199,9 @@ def _parallel(case: Case) -> Iterator[Refusal]:
         yield Refusal("parallel.expert", "the experts cannot be spread evenly", why, ("parallel.expert=1",))
     elif expert > max(1, num_gpus):
         why = f"there {'are' if num_gpus > 1 else 'is'} {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''}"
-        yield Refusal("parallel.expert", f"the experts cannot be spread over {expert} GPUs", why, ("parallel.expert=1",))
+        yield Refusal(
+            "parallel.expert", f"the experts cannot be spread over {expert} GPUs", why, ("parallel.expert=1",)
+        )
     elif (zero or expert > 1) and num_gpus > 1:
         why = "one process trains on one GPU"
         out = ("parallel.zero=0", "parallel.expert=1")

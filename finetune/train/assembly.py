@@ -21,7 +21,6 @@ from finetune.stopping import Stop
 from finetune.train.trainer import ProvingTrainer, as_columns, collate
 from finetune.train.watching import Watcher
 
-
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 """Our word -> transformers'."""
 

@@ -1,5 +1,5 @@
-"""trl's trainer with five habits of ours: a loss that holds no logits, finite or stopped, staged and verified, warm from
-the first step, no pickle of its arguments.
+"""trl's trainer with five habits of ours: a loss that holds no logits, finite or stopped, staged and verified, warm
+from the first step, no pickle of its arguments.
 
 Accumulation, clipping, the optimizers and the loop are trl's and transformers'.
 """

@@ -6,7 +6,8 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from finetune.errors import ArtifactError, OutsideError
 from finetune.hardware import Hardware, detect
 from finetune.hub import fetch, locate
 from finetune.model import save_adapter
-from finetune.plan import Plan, check_fits, make_plan, read_plan
+from finetune.plan import Plan, check_fits, make_plan, out_of_memory, read_plan
+from finetune.preflight import preflight
 from finetune.recipe import Recipe, dump, load
-from finetune.run import Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
+from finetune.run import Claim, Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
 from finetune.shape import is_shipped, read_shape
 from finetune.stopping import Stop
 from finetune.train.assembly import assemble
 from finetune.train.contract import check, check_unedited, contract, versions
 from finetune.train.plot import draw_loss
 from finetune.train.proof import claims
+from finetune.train.rehearsal import Rehearsal, memory_claims, rehearse
 from finetune.train.trainer import ProvingTrainer
 from finetune.train.watching import Watcher
 
@@ -53,6 +56,7 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     check_fits(plan)
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
+    _preflight(recipe, plan, runs, base, say)
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
     run = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts)
     stop.idle = _resume(run)
@@ -97,35 +101,32 @@ def train(
         _check_trackers(recipe)
         plan = read_plan(run.plan)
         base = fetch(recipe.base, recipe.base_path, recipe.revision)
-        dataset = dataset or prepare(recipe, base)
+        if dataset is None:
+            _preflight(recipe, plan, run.path.parent, base, say, written_bytes=atomic.taken_bytes(run.checkpoints))
+            dataset = prepare(recipe, base)
         begun = check(run, base, dataset, hardware)
         _same_threads(begun["threads"])
         report({"steps": plan.steps})
         trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say)
-        stop.idle = ""
-        _train_on(run, trainer, watcher, say)
+        with _memory_told(run, recipe, plan, base, hardware, dataset):
+            rehearsal = rehearse(trainer)
+            say(_rehearsed(rehearsal, plan))
+            stop.idle = ""
+            _train_on(run, trainer, watcher, say)
         if watcher.stopped:
             stop.check(_resume(run))
         artifact = _publish(run, plan, base, trainer)
-        return _prove(run, recipe, plan, dataset, trainer, artifact, begun, time.monotonic() - began)
+        found = [*claims(run, recipe, plan, dataset, trainer, artifact), *memory_claims(trainer, rehearsal)]
+        return _prove(run, artifact, found, begun, time.monotonic() - began)
 
 
-def _prove(
-    run: Run,
-    recipe: Recipe,
-    plan: Plan,
-    dataset: Dataset,
-    trainer: ProvingTrainer,
-    artifact: Path,
-    begun: dict[str, Any],
-    seconds: float,
-) -> dict[str, Any]:
-    """Proves what was learnt and written, and adds the stage to the manifest, which makes it so."""
+def _prove(run: Run, artifact: Path, found: list[Claim], begun: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Adds the stage to the manifest with what was proven of it, which makes it so."""
     entry = Entry(
         stage="train",
         inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
         outputs={f"{artifact.name}/{f.name}": atomic.sha256(f) for f in sorted(artifact.iterdir())},
-        claims=claims(run, recipe, plan, dataset, trainer, artifact),
+        claims=found,
         versions=versions(),
         seconds=round(seconds, 1),
         finished=manifest.now(),
@@ -133,6 +134,51 @@ def _prove(
     draw_loss(run)
     manifest.add(run.manifest, entry)
     return asdict(entry)
+
+
+@contextmanager
+def _memory_told(
+    run: Run, recipe: Recipe, plan: Plan, base: Path, hardware: Hardware, dataset: Dataset
+) -> Iterator[None]:
+    """Tells of a GPU that ran out of memory which lever to pull.
+
+    Raises:
+        DoesNotFit: it did.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        shape = read_shape(recipe.base, base)
+        told = out_of_memory(
+            plan,
+            recipe,
+            shape,
+            hardware,
+            dataset.counts,
+            where=f"({str(error).splitlines()[0]})",
+            command=f"finetune train {run.recipe}",
+        )
+        raise told from error
+
+
+def _rehearsed(rehearsal: Rehearsal, plan: Plan) -> str:
+    told = f"rehearsed: the longest micro-batch, {rehearsal.tokens:,} tokens, in {rehearsal.seconds:,} s"
+    if rehearsal.reserved_bytes is None:
+        return told
+    return f"{told}; {rehearsal.reserved_bytes / 2**30:.2f} GiB taken of {plan.peak_bytes / 2**30:.2f} planned"
+
+
+def _preflight(recipe: Recipe, plan: Plan, runs: Path, base: Path, say: Say, *, written_bytes: int = 0) -> None:
+    """Looks once more at what is free now, and says what is slow.
+
+    Raises:
+        DoesNotFit, OutsideError: training cannot end well here.
+    """
+    for found in preflight(plan, detect(), runs, base, recipe, written_bytes):
+        if found.state == "slow":
+            say(f"WARNING: {found.name}: {found.told}" + (f"   {found.fix}" if found.fix else ""))
 
 
 def _check_outputs(run: Run, entry: dict[str, Any]) -> None:

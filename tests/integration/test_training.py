@@ -92,7 +92,7 @@ def test_a_family_alone_is_trained_alone(pico_base: Path, tmp_path: Path, family
 
 
 def test_full_training_moves_every_family_and_reads_back(base: Path, tmp_path: Path) -> None:
-    run, trained = train(base, tmp_path, "method=full", "train.learning_rate=1e-3")
+    run, trained = train(base, tmp_path, "method=full", "lora.dropout=0", "train.learning_rate=1e-3")
     plan = json.loads(run.plan.read_text())
     told = measured(trained)
     assert told["trainable parameters"] == plan["trainable_parameters"] == plan["total_parameters"]
@@ -122,7 +122,7 @@ def test_a_family_whose_first_half_is_dead_is_stopped_in_the_second_step(pico_ba
 
 def test_full_training_without_a_familys_gradient_is_stopped(pico_base: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match="the weights of attention got no gradient at step 1"):
-        train(pico_base, tmp_path, "method=full", touch=lambda trainer: freeze(trainer, "attention", ""))
+        train(pico_base, tmp_path, "method=full", "lora.dropout=0", touch=lambda trainer: freeze(trainer, "attention", ""))
 
 
 def test_no_pickle_of_the_arguments_is_written(pico_base: Path, tmp_path: Path) -> None:

@@ -44,10 +44,13 @@ FROZEN_KEYS = [
     "data.too_long",
     "data.thinking",
     "data.preserve_thinking",
+    "data.packing",
     "lora.rank",
     "lora.alpha",
     "lora.dropout",
     "lora.targets",
+    "lora.dora",
+    "lora.rslora",
     "train.epochs",
     "train.max_steps",
     "train.batch_size",
@@ -60,6 +63,14 @@ FROZEN_KEYS = [
     "train.save_every",
     "train.keep_checkpoints",
     "train.report_to",
+    "memory.embeddings",
+    "memory.head",
+    "memory.checkpoints",
+    "memory.recompute",
+    "memory.optimizer",
+    "memory.micro_batch",
+    "parallel.zero",
+    "parallel.expert",
 ]
 
 

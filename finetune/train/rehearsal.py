@@ -1,0 +1,111 @@
+"""One micro-batch of the longest examples, forward and backward, before the first step: what will not fit, fails now.
+
+Nothing is learnt by it: no optimizer step is taken, gradients are forgotten, and the random numbers are put back.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune.model import compute_device
+from finetune.run import Claim
+from finetune.train.trainer import ProvingTrainer
+
+TOLERANCE = 0.03
+"""How far the measured peak may be from the planned one."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the longest micro-batch took."""
+
+    tokens: int
+    """Padding included."""
+    seconds: float
+    allocated_bytes: int | None
+    """The most that torch had given out on the GPU; None without one."""
+    reserved_bytes: int | None
+    """The most that torch had taken from the GPU; None without one."""
+    resident_bytes: int
+    """The most of the host's memory that the process has held so far."""
+
+
+def rehearse(trainer: ProvingTrainer) -> Rehearsal:
+    """Runs the worst micro-batch of the run through the model, beside as many bytes as the optimizer will hold.
+
+    Raises:
+        torch.OutOfMemoryError: it does not fit.
+    """
+    plan, device = trainer.plan, compute_device(trainer.model)
+    began = time.monotonic()
+    inputs = _longest(trainer, device)
+    states = plan.parts.get("optimizer states", 0) if device.type == "cuda" else 0
+    with _undone(trainer, device):
+        ballast = torch.empty(states, dtype=torch.uint8, device=device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        trainer.model.train()
+        losses, auxiliary = trainer.losses(trainer.model, inputs)
+        total = losses.nll.mean() if auxiliary is None else losses.nll.mean() + auxiliary
+        total.backward()
+        del ballast
+    cuda = device.type == "cuda"
+    return Rehearsal(
+        tokens=inputs["input_ids"].numel(),
+        seconds=round(time.monotonic() - began, 2),
+        allocated_bytes=torch.cuda.max_memory_allocated(device) if cuda else None,
+        reserved_bytes=torch.cuda.max_memory_reserved(device) if cuda else None,
+        resident_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def memory_claims(trainer: ProvingTrainer, rehearsal: Rehearsal) -> list[Claim]:
+    """Compares the promise with what was measured; each claim begins with `memory`, in which no two runs agree."""
+    plan = trainer.plan
+    if rehearsal.allocated_bytes is None or rehearsal.reserved_bytes is None:
+        told = f"memory: resident bytes of the process at its peak (planned for a host: {plan.host_bytes:,})"
+        return [{"claim": told, "measured": rehearsal.resident_bytes, "tolerance": None, "holds": True}]
+    peak = max(rehearsal.allocated_bytes, torch.cuda.max_memory_allocated())
+    reserved = max(rehearsal.reserved_bytes, torch.cuda.max_memory_reserved())
+    planned = plan.peak_bytes - plan.parts.get("CUDA context", 0) - plan.parts.get("gaps", 0)
+    near = abs(peak / planned - 1) <= TOLERANCE
+    return [
+        {
+            "claim": "memory: peak of the tensors on the GPU, bytes",
+            "measured": peak,
+            "tolerance": planned,
+            "holds": near,
+        },
+        {
+            "claim": "memory: taken from the GPU at the peak, gaps included, bytes",
+            "measured": reserved,
+            "tolerance": plan.peak_bytes,
+            "holds": reserved <= plan.peak_bytes,
+        },
+    ]
+
+
+def _longest(trainer: ProvingTrainer, device: torch.device) -> dict[str, Any]:
+    """Collates the longest examples into one micro-batch."""
+    rows = trainer.train_dataset
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: trainer.plan.choices.micro_batch]
+    batch = trainer.data_collator([rows[row] for row in order])
+    return {name: tensor.to(device) for name, tensor in batch.items() if name != "index"}
+
+
+@contextmanager
+def _undone(trainer: ProvingTrainer, device: torch.device) -> Iterator[None]:
+    """Leaves no trace: neither gradients nor a changed random state."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            trainer.model.zero_grad(set_to_none=True)

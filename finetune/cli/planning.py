@@ -55,7 +55,7 @@ def plan(
         _print(made, counts, dataset)
         if explain:
             _explain(wishes, shape, hardware, counts)
-    check_fits(made)
+    check_fits(made, wishes)
 
 
 def _read(recipe: Path, overrides: list[str]) -> tuple[Recipe, ModelShape, Counts, Dataset | None]:

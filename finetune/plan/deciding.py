@@ -88,7 +88,7 @@ def targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
     return linears
 
 
-def check_fits(plan: Plan) -> None:
+def check_fits(plan: Plan, recipe: Recipe) -> None:
     """Refuses a plan that does not fit, with the recipes near to it that do.
 
     Raises:
@@ -97,23 +97,22 @@ def check_fits(plan: Plan) -> None:
     if plan.fits:
         return
     needed, there = plan.peak_bytes / 2**30, plan.gpu_bytes / 2**30
-    has = (
-        f"the {plan.gpu} has {there:.1f} GiB for it"
-        if plan.gpu
-        else f"this machine without a GPU can spare {there:.1f}"
-    )
-    parts = sorted(plan.parts.items(), key=lambda part: -part[1])[:4]
-    largest = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts)
-    if needed <= there:
-        what = f"{plan.base} needs {plan.host_bytes / 2**30:.1f} GiB of host memory, and this machine has not that much"
+    place = recipe.where("base")
+    if plan.gpu:
+        has, fix = f"the {plan.gpu} has {there:.1f} for it", " or ".join(plan.proposals) or "a larger GPU"
     else:
-        what = f"{plan.base} needs {needed:.1f} GiB; {has}"
-    toy = "finetune demo-base toy   # then --set base=./toy tries the recipe on a toy base"
+        has = f"this machine has no GPU and can spare {there:.1f}"
+        fix = f"finetune plan {place.split(':')[0]} --gpu 24GB   # here a toy trains: finetune demo-base toy"
+    what = f"{plan.base} needs {needed:.1f} GiB; {has}"
+    if needed <= there:
+        what = f"{plan.base} needs {plan.host_bytes / 2**30:.1f} GiB of host memory, which this machine has not"
+    largest = sorted(plan.parts.items(), key=lambda part: -part[1])[:4]
+    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in largest)
     raise DoesNotFit(
         what,
-        where=f"base: {plan.base}, {plan.length:,} tokens, method {plan.method}",
-        why=f"{largest} GiB, with every lever pulled",
-        fix=" or ".join(plan.proposals) or toy,
+        where=f"{place}, {plan.length:,} tokens, method {plan.method}",
+        why=f"{parts} GiB, with every lever pulled",
+        fix=fix,
     )
 
 
@@ -205,7 +204,7 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
         tokens=counts.tokens,
         learnt_tokens=counts.learnt_tokens,
         why=reason(chosen, room),
-        proposals=() if chosen.fits else _nearest(recipe, shape, hardware, counts),
+        proposals=() if chosen.fits or not job.cuda else _nearest(recipe, shape, hardware, counts),
         notes=tuple(_notes(recipe, shape, hardware)),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import cycle
 from pathlib import Path
 
 from finetune.plan.record import Plan
@@ -10,10 +9,25 @@ from finetune.plan.record import Plan
 FORMATS = (".png", ".svg")
 GIB = 2**30
 
-COLOURS = (
-    "#33526e", "#5b83a6", "#8fb0cb", "#c3d6e4", "#e8b44f", "#d98536", "#b8542f", "#8c8c8c",
-    "#5d9a6b", "#97c29f", "#cfe3d2",
-)  # fmt: skip
+COLOURS = {
+    "linear layers in NF4": "#33526e",
+    "linear layers": "#33526e",
+    "trained weights": "#33526e",
+    "routed experts": "#47709a",
+    "other layers": "#5b83a6",
+    "embedding": "#8fb0cb",
+    "head": "#b9cfe0",
+    "adapters": "#f0c870",
+    "gradients": "#e0983c",
+    "optimizer states": "#b8642f",
+    "optimizer's temporaries": "#8f4a22",
+    "CUDA context": "#8c8c8c",
+    "layer inputs": "#2f6b3f",
+    "one layer": "#5d9a6b",
+    "one matrix": "#8dbb97",
+    "loss": "#5d9a6b",
+    "gaps": "#cfe3d2",
+}
 """Blues for weights, warm colours for what is trained, greens for what comes and goes."""
 
 
@@ -28,7 +42,8 @@ def draw_memory(plan: Plan, file: Path) -> None:
     figure = Figure(figsize=(9, 3.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     left = 0.0
-    for (name, size), colour in zip(plan.parts.items(), cycle(COLOURS), strict=False):
+    for name, size in plan.parts.items():
+        colour = COLOURS[name]
         axes.barh(0, size / GIB, left=left, height=0.55, color=colour, edgecolor="white", linewidth=0.8)
         axes.plot([], [], "s", color=colour, markersize=8, label=f"{name}  {size / GIB:.2f}")
         left += size / GIB

@@ -49,11 +49,11 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     hardware = detect()
     if locate(recipe.base, recipe.base_path, recipe.revision) is None and is_shipped(recipe.base):
         # by rows and shapes alone, so that what cannot fit is not downloaded
-        check_fits(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)))
+        check_fits(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)), recipe)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     dataset = prepare(recipe, base)
     plan = make_plan(recipe, read_shape(recipe.base, base), hardware, dataset.counts)
-    check_fits(plan)
+    check_fits(plan, recipe)
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
     _preflight(recipe, plan, runs, base, say)

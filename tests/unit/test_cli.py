@@ -30,7 +30,7 @@ def test_init_writes_a_recipe_that_plans(trade: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"finetune train recipes/{trade}.yaml" in done.stdout
     words = ["--set", "base=Qwen/Qwen3.6-27B"] if trade == "demo" else []
-    planned = finetune("plan", f"recipes/{trade}.yaml", "--json", *words, cwd=tmp_path)
+    planned = finetune("plan", f"recipes/{trade}.yaml", "--gpu", "24GB", "--json", *words, cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["trainable_parameters"] == 108_789_760
 
@@ -136,7 +136,7 @@ def test_a_reader_who_goes_away_is_no_error(line: str, tmp_path: Path) -> None:
 
 def begun(runs: Path) -> Run:
     """Makes a run that lacks nothing that a listing reads."""
-    plan = finetune("plan", "recipes/legal.yaml", "--json").stdout
+    plan = finetune("plan", "recipes/legal.yaml", "--gpu", "24GB", "--json").stdout
     facts = {
         "serving": {"thinking": None, "preserve_thinking": False, "system": None},
         "contract": {"wishes": {}, "plan": "", "template": "", "versions": {}, "threads": 1},

@@ -168,7 +168,7 @@ def _adapters(made: Plan) -> str:
     if not made.num_targets:
         return "none: every text weight is trained"
     families = ", ".join(f"{family} {number}" for family, number in made.num_targets.items())
-    kind = "DoRA, " if made.dora else "rsLoRA, " if made.rslora else ""
+    kind = {"dora": "DoRA, ", "rslora": "rsLoRA, "}.get(made.variant, "")
     return f"{kind}rank {made.rank}, alpha {made.alpha:g} on {sum(made.num_targets.values())} layers ({families})"
 
 

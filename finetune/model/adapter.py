@@ -42,8 +42,8 @@ def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
         lora_dropout=dropout,
         target_modules=list(plan.target_modules),
         bias="none",
-        use_dora=plan.dora,
-        use_rslora=plan.rslora,
+        use_dora=plan.variant == "dora",
+        use_rslora=plan.variant == "rslora",
         revision=plan.revision,
     )
     wrapped = get_peft_model(model, config)

@@ -154,14 +154,10 @@ def trained_shapes(recipe: Recipe, shape: ModelShape, linears: list[Linear]) -> 
 
 def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts, chosen: Candidate) -> Plan:
     """Writes down what was decided."""
-    linears = targets(recipe, shape)
-    job = job_of(recipe, shape, hardware, counts)
+    job, linears = job_of(recipe, shape, hardware, counts), targets(recipe, shape)
     room, needed, choices = room_of(hardware), chosen.budget, chosen.choices
     full, folder = recipe.method == "full", is_folder(recipe.base)
-    per_epoch = math.ceil(counts.examples / recipe.train.batch_size)
-    steps = recipe.train.max_steps or math.ceil(recipe.train.epochs * per_epoch)
-    work = work_of(recipe, counts, job.length, choices)
-    watts = (hardware.card or CPU).watts
+    per_epoch, steps = _steps(recipe, counts)
     return Plan(
         base=Path(recipe.base).name if folder else recipe.base,
         revision=None if folder else recipe.revision,
@@ -176,8 +172,7 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
         num_targets=dict(Counter(linear.family for linear in linears)),
         rank=recipe.lora.rank,
         alpha=recipe.lora.alpha or 2.0 * recipe.lora.rank,
-        dora=recipe.lora.dora,
-        rslora=recipe.lora.rslora,
+        variant="dora" if recipe.lora.dora else "rslora" if recipe.lora.rslora else "",
         trainable_parameters=job.num_trained,
         total_parameters=shape.num_text_parameters,
         routed_parameters=shape.num_routed_parameters,
@@ -194,8 +189,8 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
         length=job.length,
         step_seconds=chosen.seconds,
         run_seconds=steps * chosen.seconds,
-        energy_kwh=steps * chosen.seconds * watts / 3.6e6,
-        tokens_per_second=work.tokens / chosen.seconds,
+        energy_kwh=steps * chosen.seconds * (hardware.card or CPU).watts / 3.6e6,
+        tokens_per_second=work_of(recipe, counts, job.length, choices).tokens / chosen.seconds,
         examples=counts.examples,
         steps_per_epoch=per_epoch,
         steps=steps,
@@ -207,6 +202,12 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
         proposals=() if chosen.fits or not job.cuda else _nearest(recipe, shape, hardware, counts),
         notes=tuple(_notes(recipe, shape, hardware)),
     )
+
+
+def _steps(recipe: Recipe, counts: Counts) -> tuple[int, int]:
+    """Counts optimizer steps: of one epoch, and in all."""
+    per_epoch = math.ceil(counts.examples / recipe.train.batch_size)
+    return per_epoch, recipe.train.max_steps or math.ceil(recipe.train.epochs * per_epoch)
 
 
 def _nearest(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ class Plan:
     """Linear layers that get an adapter, by family."""
     rank: int
     alpha: float
-    dora: bool
-    rslora: bool
+    variant: str
+    """Of LoRA: dora, rslora, or none."""
     trainable_parameters: int
     total_parameters: int
     """Of the text model; vision and multi-token prediction are not loaded."""

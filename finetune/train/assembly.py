@@ -34,13 +34,14 @@ def assemble(
     stop: Stop,
     report: Callable[[dict[str, Any]], None],
     say: Callable[[str], None],
+    cache: Path | None,
 ) -> tuple[ProvingTrainer, Watcher]:
     """Loads the base, gives it its adapters, and hands both to a trainer that is watched."""
     for name, kernel in kernels(plan.device).items():
         if "slow" in kernel:
             cure = "pip install 'finetune-proven[kernels]'" if plan.device == "cuda" else "there is no GPU here"
             say(f"WARNING: {name} of the Gated DeltaNet layers runs on the {kernel}: {cure}")
-    model = load_base(base, plan)
+    model = load_base(base, plan, cache=cache, progress=partial(_loading, report), say=say)
     if plan.method != "full":
         model = add_adapter(model, plan, dropout=recipe.lora.dropout, seed=recipe.train.seed)
     else:
@@ -66,6 +67,10 @@ def assemble(
     held = ", ".join(f"{_size(size)} of {dtype}" for dtype, size in bytes_by_dtype(trainer.model).items())
     say(f"loaded {plan.base}: {held}; {plan.trainable_parameters:,} parameters are trained")
     return trainer, watcher
+
+
+def _loading(report: Callable[[dict[str, Any]], None], done: int, whole: int) -> None:
+    report({"loaded_bytes": done, "whole_bytes": whole})
 
 
 def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 LOG_EVERY_SECONDS = 10.0
+LIVE_EVERY_SECONDS = 0.2
 
 
 class Progress:
@@ -20,7 +21,7 @@ class Progress:
         self.live = sys.stderr.isatty()
         self.console = Console(stderr=True, highlight=False)
         self._began: tuple[int, float] | None = None
-        self._printed = 0.0
+        self._printed = time.monotonic()
 
     def say(self, line: str) -> None:
         """Prints a line of its own."""
@@ -33,10 +34,22 @@ class Progress:
         self.steps = record.get("steps", self.steps)
         if self.quiet:
             return
+        if "loaded_bytes" in record:
+            self._loaded(record["loaded_bytes"], record["whole_bytes"])
         if "held_out_loss" in record:
             self.say(f"step {record['step']:>5}  held-out loss {record['held_out_loss']:.4f}")
         elif "loss" in record:
             self._step(record)
+
+    def _loaded(self, done: int, whole: int) -> None:
+        """Shows how much of the base was read, where that takes long enough to be looked at."""
+        now = time.monotonic()
+        if now - self._printed > (LIVE_EVERY_SECONDS if self.live else LOG_EVERY_SECONDS):
+            self._printed = now
+            line = f"loading {done / whole:4.0%} of {whole / 2**30:.1f} GiB"
+            self._clear()
+            sys.stderr.write(line if self.live else f"{line}\n")
+            sys.stderr.flush()
 
     def _step(self, record: dict[str, Any]) -> None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +37,12 @@ class Rehearsal:
     """The most of the host's memory that the process has held so far."""
 
 
-def rehearse(trainer: ProvingTrainer) -> Rehearsal:
+def rehearse(trainer: ProvingTrainer, say: Callable[[str], None]) -> Rehearsal:
     """Runs the worst micro-batch of the run through the model, beside as many bytes as the optimizer will hold.
+
+    Args:
+        trainer: put together, not yet begun.
+        say: takes a line for the user.
 
     Raises:
         torch.OutOfMemoryError: it does not fit.
@@ -57,13 +61,18 @@ def rehearse(trainer: ProvingTrainer) -> Rehearsal:
         total.backward()
         del ballast
     cuda = device.type == "cuda"
-    return Rehearsal(
+    found = Rehearsal(
         tokens=inputs["input_ids"].numel(),
         seconds=round(time.monotonic() - began, 2),
         allocated_bytes=torch.cuda.max_memory_allocated(device) if cuda else None,
         reserved_bytes=torch.cuda.max_memory_reserved(device) if cuda else None,
         resident_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+    told = f"rehearsed: the longest micro-batch, {found.tokens:,} tokens, in {found.seconds:,} s"
+    if found.reserved_bytes is not None:
+        told += f"; {found.reserved_bytes / 2**30:.2f} GiB taken of {plan.peak_bytes / 2**30:.2f} planned"
+    say(told)
+    return found
 
 
 def memory_claims(trainer: ProvingTrainer, rehearsal: Rehearsal) -> list[Claim]:

@@ -6,8 +6,7 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from finetune.errors import ArtifactError, OutsideError
 from finetune.hardware import Hardware, detect
 from finetune.hub import fetch, locate
 from finetune.model import save_adapter
-from finetune.plan import Plan, check_fits, make_plan, out_of_memory, read_plan
-from finetune.preflight import preflight
+from finetune.plan import Plan, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
 from finetune.run import Claim, Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
 from finetune.shape import is_shipped, read_shape
@@ -27,11 +25,13 @@ from finetune.train.assembly import assemble
 from finetune.train.contract import check, check_unedited, contract, versions
 from finetune.train.plot import draw_loss
 from finetune.train.proof import claims
-from finetune.train.rehearsal import Rehearsal, memory_claims, rehearse
+from finetune.train.readiness import look_once_more, memory_told
+from finetune.train.rehearsal import memory_claims, rehearse
 from finetune.train.trainer import ProvingTrainer
 from finetune.train.watching import Watcher
 
 Say = Callable[[str], None]
+Report = Callable[[dict[str, Any]], None]
 
 SERVED_WITH = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 """Files of the base without which a whole model cannot be served."""
@@ -56,7 +56,7 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     check_fits(plan, recipe)
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
-    _preflight(recipe, plan, runs, base, say)
+    look_once_more(recipe, plan, runs, base, say)
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
     run = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts)
     stop.idle = _resume(run)
@@ -67,8 +67,9 @@ def train(
     run: Run,
     stop: Stop,
     say: Say,
-    report: Callable[[dict[str, Any]], None],
+    report: Report,
     dataset: Dataset | None = None,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Trains a run to its end, from its newest checkpoint that verifies, and proves the result.
 
@@ -76,14 +77,16 @@ def train(
         run: the folder; everything else is read from it.
         stop: asked between steps.
         say: takes a line for the user.
-        report: takes `{"steps": …}`, the planned ones, then each record of metrics.jsonl.
+        report: takes `{"steps": …}`, bytes while the base is loaded, then each record of metrics.jsonl.
         dataset: what `begin` prepared; prepared again when it is not given.
+        cache: the folder in which quantised bases are kept for the next start; none is kept without one.
 
     Returns:
         The manifest's entry for this stage.
 
     Raises:
         ArtifactError: the base, the data or the packages are not those that the run began with.
+        DoesNotFit: memory or disk is not there.
         TrainingStopped: a loss or gradient is not finite, or a family learns nothing.
         Interrupted: a signal came; the state is saved.
         RunLocked: another process works in the folder.
@@ -91,26 +94,21 @@ def train(
     began = time.monotonic()
     _refuse_many_processes()
     with locked(run):
-        if done := [entry for entry in manifest.read_begun(run.manifest)["stages"] if entry["stage"] == "train"]:
-            _check_outputs(run, done[-1])
+        if (finished := _finished(run)) is not None:
             say("the run is finished; there is nothing to resume")
-            return dict(done[-1])
+            return finished
         stop.idle = _resume(run)
-        recipe, hardware = load(run.recipe), detect()
-        check_unedited(run, recipe)
-        _check_trackers(recipe)
-        plan = read_plan(run.plan)
+        (recipe, plan), hardware = _reopen(run), detect()
         base = fetch(recipe.base, recipe.base_path, recipe.revision)
         if dataset is None:
-            _preflight(recipe, plan, run.path.parent, base, say, written_bytes=atomic.taken_bytes(run.checkpoints))
+            look_once_more(recipe, plan, run.path.parent, base, say, atomic.taken_bytes(run.checkpoints))
             dataset = prepare(recipe, base)
         begun = check(run, base, dataset, hardware)
         _same_threads(begun["threads"])
         report({"steps": plan.steps})
-        trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say)
-        with _memory_told(run, recipe, plan, base, hardware, dataset):
-            rehearsal = rehearse(trainer)
-            say(_rehearsed(rehearsal, plan))
+        with memory_told(run, recipe, plan, base, hardware, dataset.counts):
+            trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say, cache)
+            rehearsal = rehearse(trainer, say)
             stop.idle = ""
             _train_on(run, trainer, watcher, say)
         if watcher.stopped:
@@ -136,58 +134,27 @@ def _prove(run: Run, artifact: Path, found: list[Claim], begun: dict[str, Any], 
     return asdict(entry)
 
 
-@contextmanager
-def _memory_told(
-    run: Run, recipe: Recipe, plan: Plan, base: Path, hardware: Hardware, dataset: Dataset
-) -> Iterator[None]:
-    """Tells of a GPU that ran out of memory which lever to pull.
+def _reopen(run: Run) -> tuple[Recipe, Plan]:
+    """Reads what a run was begun with.
 
     Raises:
-        DoesNotFit: it did.
+        ArtifactError: it was edited since.
+        OutsideError: a dashboard that it reports to is not installed.
     """
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        shape = read_shape(recipe.base, base)
-        told = out_of_memory(
-            plan,
-            recipe,
-            shape,
-            hardware,
-            dataset.counts,
-            where=f"({str(error).splitlines()[0]})",
-            command=f"finetune train {run.recipe}",
-        )
-        raise told from error
+    recipe = load(run.recipe)
+    check_unedited(run, recipe)
+    _check_trackers(recipe)
+    return recipe, read_plan(run.plan)
 
 
-def _rehearsed(rehearsal: Rehearsal, plan: Plan) -> str:
-    told = f"rehearsed: the longest micro-batch, {rehearsal.tokens:,} tokens, in {rehearsal.seconds:,} s"
-    if rehearsal.reserved_bytes is None:
-        return told
-    return f"{told}; {rehearsal.reserved_bytes / 2**30:.2f} GiB taken of {plan.peak_bytes / 2**30:.2f} planned"
-
-
-def _preflight(recipe: Recipe, plan: Plan, runs: Path, base: Path, say: Say, *, written_bytes: int = 0) -> None:
-    """Looks once more at what is free now, and says what is slow.
-
-    Raises:
-        DoesNotFit, OutsideError: training cannot end well here.
-    """
-    for found in preflight(plan, detect(), runs, base, recipe, written_bytes):
-        if found.state == "slow":
-            say(f"WARNING: {found.name}: {found.told}" + (f"   {found.fix}" if found.fix else ""))
-
-
-def _check_outputs(run: Run, entry: dict[str, Any]) -> None:
-    """Compares what a finished training has written with what it proved.
+def _finished(run: Run) -> dict[str, Any] | None:
+    """Gives the entry of a training that is over, once what it wrote was compared with what it proved.
 
     Raises:
         ArtifactError: a file is gone or another one.
     """
-    for name, digest in entry["outputs"].items():
+    entry = next((e for e in reversed(manifest.read_begun(run.manifest)["stages"]) if e["stage"] == "train"), None)
+    for name, digest in (entry["outputs"] if entry else {}).items():
         file = run.path / name
         if not file.is_file() or atomic.sha256(file) != digest:
             raise ArtifactError(
@@ -196,6 +163,7 @@ def _check_outputs(run: Run, entry: dict[str, Any]) -> None:
                 why="the run is finished, so resuming does not write it again",
                 fix=f"put it back, or train anew: finetune train {run.recipe}",
             )
+    return entry
 
 
 def _facts(recipe: Recipe, plan: Plan, base: Path, dataset: Dataset, hardware: Hardware, runs: Path) -> dict[str, Any]:

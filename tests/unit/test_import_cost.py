@@ -62,7 +62,7 @@ def test_a_misspelt_key_is_told_within_six_tenths_of_a_second(folder: Path) -> N
         (("--help",), 0),
         (("train", "misspelt.yaml"), 2),
         (("plan", "misspelt.yaml"), 2),
-        (("plan", "good.yaml"), 0),
+        (("plan", "good.yaml", "--gpu", "24GB"), 0),
         (("recipe", "schema"), 0),
         (("recipe", "show", "good.yaml"), 0),
         (("runs",), 0),

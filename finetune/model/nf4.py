@@ -19,6 +19,11 @@ SCALES_BLOCK = 256
 Source: Dettmers et al. 2023, arXiv:2305.14314, section 3 (double quantization).
 """
 
+CPU_STRIDE = 2**18
+"""Weights that a CPU quantises at a time. bitsandbytes 0.50 copies them five times over on its way; in strides of a
+megabyte that is as fast, and the heap ends with 5 MB more than the weights and not with 200. A multiple of any block.
+"""
+
 Fill = Callable[[int, torch.Tensor], None]
 """Takes rows of a weight, and which row they begin with."""
 
@@ -38,10 +43,12 @@ def quantiser(module: Any, dtype: torch.dtype, device: torch.device) -> Fill:
 
     def fill(first: int, rows: torch.Tensor) -> None:
         at = first * shape[1]
-        piece, state = quantize_4bit(rows.to(dtype), blocksize=wanted.blocksize, quant_type=wanted.quant_type)
-        packed[at // 2 : at // 2 + len(piece)] = piece
-        scales[at // wanted.blocksize : at // wanted.blocksize + len(state.absmax)] = state.absmax
-        if at + rows.numel() == shape.numel():
+        for some in rows.flatten().split(CPU_STRIDE if device.type == "cpu" else rows.numel()):
+            piece, state = quantize_4bit(some.to(dtype), blocksize=wanted.blocksize, quant_type=wanted.quant_type)
+            packed[at // 2 : at // 2 + len(piece)] = piece
+            scales[at // wanted.blocksize : at // wanted.blocksize + len(state.absmax)] = state.absmax
+            at += some.numel()
+        if at == shape.numel():
             _set(module, packed, _twice(scales, state, shape))
 
     return fill

@@ -32,7 +32,7 @@ class Counts:
     learnt_tokens: int | None
     """Of all training examples; what one epoch is supervised by."""
     longest: int | None
-    """Tokens of the longest example, held-out ones included."""
+    """Tokens of the longest training example; None while there is no tokenizer."""
     dropped: int
     """Examples longer than data.max_length that were left out."""
     truncated: int
@@ -128,7 +128,7 @@ def prepare(recipe: Recipe, base: Path) -> Dataset:
         held_out_examples=len(held),
         tokens=sum(map(len, learnt)),
         learnt_tokens=sum(sum(example.learnt) for example in learnt),
-        longest=max(map(len, (*learnt, *held))),
+        longest=max(map(len, learnt)),
         dropped=fate["dropped"],
         truncated=fate["truncated"],
         with_reasoning=reasoned,

@@ -71,7 +71,7 @@ def train(
     dataset: Dataset | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Trains a run to its end, from its newest checkpoint that verifies, and proves the result.
+    """Trains a run to its end, from its newest checkpoint that verifies; proves it, and gives its manifest entry.
 
     Args:
         run: the folder; everything else is read from it.
@@ -80,9 +80,6 @@ def train(
         report: takes `{"steps": …}`, bytes while the base is loaded, then each record of metrics.jsonl.
         dataset: what `begin` prepared; prepared again when it is not given.
         cache: the folder in which quantised bases are kept for the next start; none is kept without one.
-
-    Returns:
-        The manifest's entry for this stage.
 
     Raises:
         ArtifactError: the base, the data or the packages are not those that the run began with.

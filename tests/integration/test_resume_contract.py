@@ -36,10 +36,13 @@ OTHER: dict[str, Any] = {
     "data.too_long": "truncate",
     "data.thinking": "never",
     "data.preserve_thinking": True,
+    "data.packing": True,
     "lora.rank": 8,
     "lora.alpha": 4.0,
     "lora.dropout": 0.0,
     "lora.targets": ["mlp"],
+    "lora.dora": True,
+    "lora.rslora": True,
     "train.epochs": 4.0,
     "train.max_steps": 100,
     "train.batch_size": 4,
@@ -52,6 +55,14 @@ OTHER: dict[str, Any] = {
     "train.save_every": 1,
     "train.keep_checkpoints": 5,
     "train.report_to": ["tensorboard"],
+    "memory.embeddings": "host",
+    "memory.head": "nf4",
+    "memory.checkpoints": "host",
+    "memory.recompute": "halves",
+    "memory.optimizer": "adamw_8bit",
+    "memory.micro_batch": 2,
+    "parallel.zero": 1,
+    "parallel.expert": 2,
 }
 """For each key a value that the run was not begun with. Whoever adds a key to the recipe adds it here."""
 

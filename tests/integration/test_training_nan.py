@@ -18,7 +18,6 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 from trial import in_process
 from trial.small_run import write_recipe
 
-from finetune import plan
 from finetune.errors import TrainingStopped
 from finetune.run import Run, checkpoint
 
@@ -73,7 +72,7 @@ def poison_before_the_step(trainer: Any, now: list[bool], weight: torch.Tensor) 
         if now[0]:
             weight.data.view(-1)[3] = math.nan
 
-    trainer.model.register_forward_pre_hook(poison)
+    trainer.model.get_base_model().model.register_forward_pre_hook(poison)
 
 
 INJECTIONS: dict[Inject, str] = {
@@ -89,11 +88,6 @@ INJECTIONS: dict[Inject, str] = {
 @pytest.fixture(scope="module")
 def recipe(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(tmp_path_factory.mktemp("nan"), pico_base, num_rows=24, long_row=False)
-
-
-@pytest.fixture(autouse=True)
-def micro_batches_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plan.MICRO_BATCH_TOKENS, "cpu", 160)
 
 
 @pytest.mark.parametrize("inject", INJECTIONS, ids=lambda inject: inject.__name__)

@@ -23,14 +23,16 @@ train:
   batch_size: 8
   learning_rate: 5.0e-3
   save_every: 2
+memory:
+  micro_batch: 2
 """
 
 
 def write_recipe(folder: Path, base: Path, *, num_rows: int = 28, long_row: bool = True) -> Path:
     """Writes a recipe and its rows.
 
-    One held-out row has more than a thousand tokens. The plan therefore makes the micro batch 2 and accumulates 4,
-    and 28 rows are 3 whole batches and a half: 4 steps an epoch.
+    One held-out row has more than a thousand tokens. A step accumulates four micro-batches of two, and 28 rows are 3
+    whole batches and a half: 4 steps an epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held_out = [_row(1000), _row(1001, repeat=55 if long_row else 1)]

@@ -12,7 +12,9 @@ STATISTICS_BYTES = 48
 """Of each learnt token: maximum, sums, target's logit, likeliest token. Source: finetune.model.losses."""
 
 
-def loss_moments(widths: Widths, tokens: int, *, e: int, head: Head, adapter_copies: int) -> dict[str, int]:
+def loss_moments(
+    widths: Widths, tokens: int, *, e: int, head: Head, adapter_copies: int, trained: bool = False
+) -> dict[str, int]:
     """Counts the bytes of the loss in its forward and its backward pass, every token taken as learnt.
 
     Args:
@@ -21,15 +23,21 @@ def loss_moments(widths: Widths, tokens: int, *, e: int, head: Head, adapter_cop
         e: bytes of the compute dtype.
         head: its precision; a quantised one is restored a tile at a time.
         adapter_copies: bytes of the 16-bit copies of the adapters that autocast keeps until forward is over.
+        trained: whether the head is trained in float32: then its gradient is made whole, and a tile of it once more.
     """
     chunk, tile = min(tokens, CHUNK), min(widths.vocabulary, TILE)
-    rows = tile * widths.hidden * e if head != "full" else 0
+    rows = tile * widths.hidden * e if head != "full" or (trained and e != 4) else 0
+    rows += tile * widths.hidden * 4 // 64 if head == "nf4" else 0  # the maxima of its blocks
     product = chunk * tile * e if e != 4 else 0
     scratch = chunk * tile * 4
-    # the final norm's input in float32 and its output; the states of the learnt tokens
-    states = tokens * (4 * widths.hidden + 4 + 2 * e * widths.hidden)
-    gradients = tokens * (4 + e) * widths.hidden  # in float32, then cast
+    wide = tokens * 4 * widths.hidden  # a float32 tensor of all states
+    norm = wide + 4 * tokens  # the final norm's input and one factor, to the end of its backward
+    states = tokens * e * widths.hidden  # of the learnt tokens
+    of_head = trained * 4 * widths.hidden * (widths.vocabulary + tile)
+    forward = 2 * states + rows + product + 2 * scratch + tokens * STATISTICS_BYTES
+    backward = states + max(rows + product + scratch + wide, wide + states) + of_head
     return {
-        "loss: forward": states + rows + product + 2 * scratch + tokens * STATISTICS_BYTES + adapter_copies,
-        "loss: backward": states + max(rows + product + scratch + tokens * 4 * widths.hidden, gradients),
+        "loss: forward": norm + max(forward, 2 * wide) + adapter_copies,
+        # the norm's own backward makes five float32 tensors
+        "loss: backward": norm + max(backward, 5 * wide),
     }

@@ -1,9 +1,12 @@
 """What the CUDA kernels of a training allocate, in the order of their source, and nothing of what they compute.
 
-Sources: fla-core 0.6.0, ops/gated_delta_rule/chunk.py, ops/common/chunk_o.py, ops/common/chunk_delta_h.py,
-modules/norm/l2norm.py; causal-conv1d 1.7, causal_conv1d_interface.py; PyTorch 2.13, flash_attn/flash_api.cpp;
-bitsandbytes 0.50.2, autograd/_functions.py and backends/cuda/ops.py.
+Sources: fla-core 0.6.0, ops/gated_delta_rule/chunk.py, chunk_fwd.py and wy_fast.py, ops/common/chunk_o.py and
+chunk_delta_h.py, modules/norm/l2norm.py; causal-conv1d 1.7, causal_conv1d_interface.py; PyTorch 2.13,
+transformers/cuda/flash_attn/flash_api.cpp and native/cuda/Dropout.cu; bitsandbytes 0.50.2, autograd/_functions.py and
+backends/cuda/ops.py, for more than 1,536 tokens, from where on a matrix is dequantised whole.
 """
+
+# ruff: noqa: F841 a name that is never read keeps its tensor alive, there as here
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 from torch import nn
+
+from finetune.model.head import NF4Head
 
 CHUNK = 64
 """Tokens of a chunk of Gated DeltaNet in fla."""
@@ -27,10 +32,10 @@ class CausalConv1d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        x, _ = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         if grad.stride(1) != 1 and grad.stride(2) != 1:
             grad = grad.contiguous()
-        return torch.empty_like(x), None
+        return torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
 
 
 def causal_conv1d(x: torch.Tensor, weight: torch.Tensor, bias: Any = None, activation: Any = None, **_: Any) -> Any:
@@ -44,10 +49,10 @@ class ChunkGatedDeltaRule(torch.autograd.Function):
     def forward(ctx: Any, q: Any, k: Any, v: Any, g: Any, beta: Any) -> torch.Tensor:
         q, k, v, g, beta = (t.contiguous() for t in (q, k, v, g, beta))  # fla's input_guard
         batch, tokens, value_heads, width = v.shape
-        q, q_rstd = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)  # l2norm
+        q, q_rstd = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.float32)  # l2norm_fwd
         k, k_rstd = torch.empty_like(k), k.new_empty(k.shape[:-1], dtype=torch.float32)
-        g = torch.empty_like(g, dtype=torch.float32)  # cumulated
-        solved = k.new_zeros(batch, tokens, value_heads, CHUNK)
+        g = torch.empty_like(g, dtype=torch.float32)  # chunk_local_cumsum
+        solved = k.new_zeros(batch, tokens, value_heads, CHUNK)  # chunk_gated_delta_rule_fwd_intra
         w, u = k.new_empty(batch, tokens, value_heads, k.shape[-1]), torch.empty_like(v)
         chunks = -(-tokens // CHUNK)
         h, v_new = k.new_empty(batch, chunks, value_heads, k.shape[-1], width), torch.empty_like(u)
@@ -58,29 +63,33 @@ class ChunkGatedDeltaRule(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, do: torch.Tensor) -> Any:
-        q, q_rstd, k, k_rstd, v, g, beta, solved = ctx.saved_tensors
-        do = do.contiguous()
-        batch, tokens, value_heads, width = v.shape
-        chunks, key_heads = -(-tokens // CHUNK), k.shape[2]
-        w, u = k.new_empty(batch, tokens, value_heads, k.shape[-1]), torch.empty_like(v)
-        h, v_new = k.new_empty(batch, chunks, value_heads, k.shape[-1], width), torch.empty_like(u)
-        dv = torch.empty_like(do)
-        dh, dv2 = torch.empty_like(h), torch.empty_like(dv)
-        dv = dv2
-        dq = q.new_empty(batch, tokens, value_heads, q.shape[-1])
-        dk = torch.empty_like(dq)
-        dg, dw = torch.empty((1, *g.shape), dtype=torch.float32), torch.empty_like(w)
-        grouped = key_heads != value_heads
+        q, _, k, _, v, g, beta, _ = ctx.saved_tensors
+        dq, dk, dv, dg, db = _rule_backward(q, k, v, g, beta, do.contiguous())
+        dq, dk = torch.empty_like(q), torch.empty_like(k)  # l2norm_bwd
+        return dq, dk, dv, dg, db
 
-        def per_key_head(x: torch.Tensor) -> torch.Tensor:
-            return x.view(batch, tokens, key_heads, -1, x.shape[-1]).sum(3) if grouped else x
 
-        dq, dk, dg = per_key_head(dq), per_key_head(dk), dg.sum(0)
-        dk2, dv3, dg2, db = torch.empty_like(dw), torch.empty_like(v), torch.empty_like(g), torch.empty_like(beta)
-        dk2 = per_key_head(dk2)
-        dg = torch.empty_like(dg)
-        del w, u, h, v_new, dh, dv, dv2, dw, dk2, dg2
-        return torch.empty_like(q), torch.empty_like(k), dv3, dg, db
+def _rule_backward(q: Any, k: Any, v: Any, g: Any, beta: Any, do: Any) -> tuple[Any, ...]:
+    """chunk_gated_delta_rule_bwd; a name that is bound anew there is bound anew here, when its function returned."""
+    batch, tokens, value_heads, width = v.shape
+    chunks, key_heads = -(-tokens // CHUNK), k.shape[2]
+
+    def per_key_head(x: torch.Tensor) -> torch.Tensor:
+        return x.view(batch, tokens, key_heads, -1, x.shape[-1]).sum(3) if key_heads != value_heads else x
+
+    w, u = k.new_empty(batch, tokens, value_heads, k.shape[-1]), torch.empty_like(v)  # recompute_w_u_fwd
+    h, v_new = k.new_empty(batch, chunks, value_heads, k.shape[-1], width), torch.empty_like(u)
+    dv = torch.empty_like(do)  # chunk_bwd_dv_local
+    dh, dv = torch.empty_like(h), torch.empty_like(dv)  # chunk_gated_delta_rule_bwd_dhu
+    dq, dk = (q.new_empty(batch, tokens, value_heads, q.shape[-1]) for _ in range(2))  # chunk_bwd_dqkwg
+    dg, dw = torch.empty((1, *g.shape), dtype=torch.float32), torch.empty_like(w)
+    dq = per_key_head(dq)
+    dk, dg = per_key_head(dk), dg.sum(0)
+    dk2, dv_new = k.new_empty(batch, tokens, value_heads, k.shape[-1]), torch.empty_like(v)  # prepare_wy_repr_bwd
+    dg2, db = torch.empty_like(g), torch.empty_like(beta)
+    dk2, dv = per_key_head(dk2), dv_new
+    dg = torch.empty_like(dg)  # chunk_local_cumsum
+    return dq, dk, dv, dg, db
 
 
 def chunk_gated_delta_rule(q: Any, k: Any, v: Any, g: Any, beta: Any, **_: Any) -> tuple[torch.Tensor, None]:
@@ -103,17 +112,23 @@ class FlashAttention(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
         softmax_d = torch.empty_like(lse)
         dq_accumulated = q.new_empty(q.shape, dtype=torch.float32)
-        if k.shape[1] != q.shape[1]:
+        if k.shape[1] != q.shape[1]:  # summed into dk and dv, in place
             dk_expanded, dv_expanded = torch.empty_like(q), torch.empty_like(q)
-            torch.sum(dk_expanded.view(*k.shape[:2], -1, *k.shape[2:]), 2)
-            torch.sum(dv_expanded.view(*v.shape[:2], -1, *v.shape[2:]), 2)
             del dk_expanded, dv_expanded
         del softmax_d, dq_accumulated
         return dq, dk, dv
 
 
 def flash_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> tuple[torch.Tensor, None]:
+    query, key, value = (t.to(torch.bfloat16) for t in (query, key, value))  # autocast; nothing to do without DoRA
     return FlashAttention.apply(query, key, value).transpose(1, 2).contiguous(), None
+
+
+class Dropout(nn.Dropout):
+    """Dropout as CUDA does it: a copy, and a mask of one byte a number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.native_dropout(x, self.p, True)[0]
 
 
 class Gemm4bit(torch.autograd.Function):
@@ -122,7 +137,12 @@ class Gemm4bit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
         ctx.shape = shape
-        return torch.nn.functional.linear(x, dequantised(shape, x))
+        nested = x.new_empty(shape[0] * shape[1] // 64, dtype=torch.float32)
+        absmax = nested + 0  # the offset of double quantisation
+        weight = x.new_empty(shape)
+        out = torch.nn.functional.linear(x, weight)
+        del nested, absmax, weight
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
@@ -130,8 +150,9 @@ class Gemm4bit(torch.autograd.Function):
 
 
 def dequantised(shape: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+    """bitsandbytes.functional.dequantize_4bit: the maxima of the blocks in float32, then the matrix."""
     absmax = like.new_empty(shape[0] * shape[1] // 64, dtype=torch.float32)
-    absmax = absmax + 0  # the offset of double quantisation
+    absmax += 0  # the offset of double quantisation
     return like.new_empty(shape)
 
 
@@ -148,3 +169,20 @@ class Linear4bit(bnb.nn.Linear4bit):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return Gemm4bit.apply(x.to(torch.bfloat16), self.weight, (self.out_features, self.in_features))
+
+
+def dequantised_module(module: Any) -> torch.Tensor:
+    """peft.utils.integrations.dequantize_module_weight, which DoRA calls."""
+    weight: torch.Tensor = module.weight
+    if not isinstance(module, Linear4bit):
+        return weight
+    return dequantised((module.out_features, module.in_features), weight.new_empty(0, dtype=torch.bfloat16))
+
+
+def restore_nf4_tile(head: NF4Head, start: int, out: torch.Tensor) -> None:
+    """finetune.model.head.NF4Head on CUDA, where bitsandbytes fills the tile that it is given."""
+    out.new_empty(out.numel() // 64, dtype=torch.float32)
+
+
+def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """finetune.model.losses on CUDA, where cuBLAS adds a product of bfloat16 to a float32 total in place."""

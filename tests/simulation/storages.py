@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,63 +16,57 @@ ROUNDING = 512
 """Bytes to whose multiple CUDA's caching allocator rounds. Source: kMinBlockSize, c10/cuda/CUDACachingAllocator."""
 
 
-@dataclass
+def fake() -> FakeTensorMode:
+    """Lets code run on tensors that have shapes and no data."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@dataclass(frozen=True)
 class Born:
-    """A storage that was alive at the peak."""
+    """A storage, and the operation that made it."""
 
     operation: str
     shape: tuple[int, ...]
-    dtype: str
+    dtype: torch.dtype
     num_bytes: int
 
 
-@dataclass
 class Storages(TorchDispatchMode):
     """Watches every operation; what it returns is a new storage, or a view of one that is known."""
 
-    static: set[StorageWeakRef] = field(default_factory=set)
-    live: dict[StorageWeakRef, Born] = field(default_factory=dict)
-    now: int = 0
-    peak: int = 0
-    at_peak: list[Born] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, static: Iterable[torch.Tensor]) -> None:
+        """Watches everything but the given tensors, which were there before."""
         super().__init__()
+        self.static = {StorageWeakRef(tensor.untyped_storage()) for tensor in static}
+        self.live: dict[StorageWeakRef, Born] = {}
+        self.now = self.peak = 0
+        self.at_peak: list[Born] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.forget_dead()
+        self._bury()
         for tensor in tree_flatten(out)[0]:
-            if isinstance(tensor, torch.Tensor):
-                self._see(tensor, str(func))
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu":  # others are on meta
+                self.see(tensor, str(func))
         if self.now > self.peak:
             self.peak, self.at_peak = self.now, list(self.live.values())
         return out
 
-    def forget_dead(self) -> None:
-        """Takes the storages off that nobody holds any more."""
+    def begin(self) -> None:
+        """Begins the search for the peak here, with what is alive."""
+        self._bury()
+        self.peak, self.at_peak = self.now, list(self.live.values())
+
+    def _bury(self) -> None:
         for ref in [ref for ref in self.live if ref.expired()]:
             self.now -= self.live.pop(ref).num_bytes
 
-    def forget(self, tensor: torch.Tensor) -> None:
-        """Counts a storage no more, from here on and at the peak so far."""
-        ref = StorageWeakRef(tensor.untyped_storage())
-        self.now -= self.live.pop(ref).num_bytes
-        self.static.add(ref)
-        self.peak = self.now
-
-    def _see(self, tensor: torch.Tensor, operation: str) -> None:
+    def see(self, tensor: torch.Tensor, operation: str = "") -> None:
+        """Counts a tensor's storage from here on, if it is not known yet."""
         storage = tensor.untyped_storage()
         ref = StorageWeakRef(storage)
-        if ref in self.live or ref in self.static or tensor.device.type != "cpu":
+        if ref in self.live or ref in self.static:
             return
         num_bytes = -(-storage.nbytes() // ROUNDING) * ROUNDING
-        self.live[ref] = Born(operation, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), num_bytes)
+        self.live[ref] = Born(operation, tuple(tensor.shape), tensor.dtype, num_bytes)
         self.now += num_bytes
-
-
-@contextmanager
-def fake() -> Iterator[FakeTensorMode]:
-    """Lets code run on tensors that have shapes and no data."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        yield mode

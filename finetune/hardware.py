@@ -52,6 +52,8 @@ class Hardware:
     """Of the working folder's file system; 0 where that is not known."""
     kernels: bool = False
     """Whether Gated DeltaNet's kernels, fla and causal_conv1d, are both installed."""
+    rule_kernel: bool = False
+    """Whether fla is, which runs the rule and is most of it; causal_conv1d needs a compiler."""
     compute_capability: tuple[int, int] | None = None
     """Of the smallest GPU, as (8, 9)."""
     wished: bool = False
@@ -93,6 +95,7 @@ def detect() -> Hardware:
         card=card,
         gpu_free_bytes=min(_free(gpu) for gpu in driver.gpus),
         kernels=kernels_installed(),
+        rule_kernel=kernels_installed("fla"),
         compute_capability=smallest.compute_capability or card.compute_capability,
     )
     return _around(found)
@@ -115,6 +118,7 @@ def wished(words: str) -> Hardware:
         host_bytes=host.total_bytes(),
         card=card,
         kernels=True,
+        rule_kernel=True,
         compute_capability=card.compute_capability,
         wished=True,
     )
@@ -132,9 +136,9 @@ def plannable_bytes(hardware: Hardware) -> int:
     return min(usable, hardware.gpu_free_bytes) if hardware.gpu_free_bytes else usable
 
 
-def kernels_installed() -> bool:
-    """Whether transformers will find both packages that Gated DeltaNet's fast path is made of."""
-    return all(importlib.util.find_spec(package) is not None for package in ("fla", "causal_conv1d"))
+def kernels_installed(*packages: str) -> bool:
+    """Whether transformers will find these packages; of Gated DeltaNet's fast path both, unless some are named."""
+    return all(importlib.util.find_spec(package) is not None for package in packages or ("fla", "causal_conv1d"))
 
 
 def _around(hardware: Hardware) -> Hardware:

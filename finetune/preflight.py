@@ -47,7 +47,12 @@ class Promise(Protocol):
     def disk_bytes(self) -> dict[str, int]: ...
     @property
     def kernels(self) -> bool:
-        """Whether it counts on the fast kernels of Gated DeltaNet."""
+        """Whether it counts on both kernels of Gated DeltaNet."""
+        ...
+
+    @property
+    def rule_kernel(self) -> bool:
+        """Whether it counts on the one of the rule."""
         ...
 
 
@@ -192,14 +197,15 @@ def _kernels(plan: Promise, hardware: Hardware) -> Check:
     Raises:
         OutsideError: it counts on kernels that are not installed.
     """
-    if plan.kernels and not hardware.kernels:
+    if (plan.kernels and not hardware.kernels) or (plan.rule_kernel and not hardware.rule_kernel):
         raise OutsideError(
             "the plan counts on the kernels of Gated DeltaNet, which are not installed here",
             where="packages fla and causal_conv1d",
             why="without them a layer needs twice the memory that was planned, and several times the time",
             fix=trials.KERNELS_FIX,
         )
-    missing = [] if hardware.kernels else [Check("fla and causal_conv1d", "slow", "not installed", trials.KERNELS_FIX)]
+    absent = [] if hardware.kernels else ["causal_conv1d"] if hardware.rule_kernel else ["fla", "causal_conv1d"]
+    missing = [Check(name, "slow", "not installed", trials.KERNELS_FIX) for name in absent]
     return trials.gated_deltanet(missing, hardware)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune.hardware import CONTEXT_BYTES
 from finetune.levers import Levers, Optimizer
 from finetune.memory.adapters import TRAINED_BYTES
-from finetune.memory.layers import layer_moments
+from finetune.memory.layers import Moment, layer_moments
 from finetune.memory.loss import loss_moments
 from finetune.memory.weights import WeightCounts, weight_parts
 from finetune.memory.widths import Widths
@@ -42,9 +42,12 @@ class Job:
     e: int
     """Bytes of the compute dtype."""
     kernels: bool
+    """Whether fla runs Gated DeltaNet's rule."""
     cuda: bool
     length: int
     """Tokens of the longest example."""
+    convolution: bool = True
+    """Whether causal_conv1d runs the convolution before Gated DeltaNet's rule."""
 
     @property
     def full(self) -> bool:
@@ -83,9 +86,7 @@ def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
     coming: dict[str, dict[str, int]] = {}
     for name, size in _loss(job, levers, tokens).items():
         coming[name] = {"layer inputs": inputs, "loss": size}
-    for moment in layer_moments(
-        job.widths, e=job.e, rank=job.rank, dropout=job.dropout, kernels=job.kernels, recompute=levers.recompute
-    ):
+    for moment in _layer_moments(job, levers):
         tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4, full=job.full)
         coming[moment.name] = {"layer inputs": inputs, "one layer": tensors, "one matrix": matrix}
     coming["optimizer step"] = {"optimizer's temporaries": TRAINED_BYTES * job.num_trained}
@@ -121,6 +122,18 @@ def _inputs(job: Job, levers: Levers, tokens: int) -> tuple[int, int]:
     if levers.checkpoints == "device":
         return pieces * each + rotary, 0
     return 2 * each + rotary, pieces * each  # the one in use, and the one on its way
+
+
+def _layer_moments(job: Job, levers: Levers) -> list[Moment]:
+    return layer_moments(
+        job.widths,
+        e=job.e,
+        rank=job.rank,
+        dropout=job.dropout,
+        kernels=job.kernels,
+        recompute=levers.recompute,
+        convolution=job.convolution,
+    )
 
 
 def _loss(job: Job, levers: Levers, tokens: int) -> dict[str, int]:

@@ -39,7 +39,14 @@ class Moment:
 
 
 def layer_moments(
-    widths: Widths, *, e: int, rank: int, dropout: bool, kernels: bool, recompute: Recompute
+    widths: Widths,
+    *,
+    e: int,
+    rank: int,
+    dropout: bool,
+    kernels: bool,
+    recompute: Recompute,
+    convolution: bool = True,
 ) -> list[Moment]:
     """Lists the moments that may be the peak of one layer's backward.
 
@@ -48,8 +55,9 @@ def layer_moments(
         e: bytes of the compute dtype.
         rank: of the adapters; 0 without any.
         dropout: whether the adapters' inputs are dropped out, each in a copy with a mask of one byte a number.
-        kernels: whether fla and causal_conv1d run the Gated DeltaNet.
+        kernels: whether fla runs Gated DeltaNet's rule.
         recompute: whether a layer's two halves are alive together.
+        convolution: whether causal_conv1d runs the convolution before the rule; torch's saves its output too.
 
     Returns:
         The moments; none counts the inputs that the halves are recomputed from.
@@ -58,7 +66,7 @@ def layer_moments(
     feed_forward = [replace(m, token_bytes=m.token_bytes + 2 * dropped) for m in _feed_forward(widths, e, rank)]
     mixers = []
     if widths.num_linear_layers:
-        mixers.append(_with_dropout(_gated_delta_net(widths, e, rank, kernels), 2 * dropped))
+        mixers.append(_with_dropout(_gated_delta_net(widths, e, rank, kernels, convolution), 2 * dropped))
     if widths.num_attention_layers:
         mixers.append(_with_dropout(_attention(widths, e, rank), 3 * dropped))
     moments = [moment for _, found in mixers for moment in found]
@@ -120,7 +128,7 @@ def _attention(widths: Widths, e: int, rank: int) -> tuple[int, list[Moment]]:
     ]
 
 
-def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool) -> tuple[int, list[Moment]]:
+def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool, convolution: bool) -> tuple[int, list[Moment]]:
     """Gated DeltaNet: bytes a token saved for backward, and its moments."""
     value, key, heads = widths.value, widths.key, widths.value_heads
     convolved = e * (2 * key + value)
@@ -137,6 +145,7 @@ def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool) -> tuple[
     of_keys = 2 * e * value if key == value else 3 * e * key
     inner = 7 * e * value + of_keys + 2 * e * states  # and the states of every chunk, forward and backward
     inner += heads * (8 + e)
+    before += 0 if convolution else convolved
     saved = before + rule + gated_norm
     # forward keeps the names of the convolution's output and of z to its end, and has two gradients of the output
     frame = saved + 2 * e * widths.hidden + convolved + e * value

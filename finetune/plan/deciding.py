@@ -138,7 +138,8 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         dropout=recipe.lora.dropout > 0,
         nf4=recipe.method == "qlora",
         e=DTYPE_BYTES[hardware.device],
-        kernels=hardware.kernels and hardware.device == "cuda",
+        kernels=hardware.rule_kernel and hardware.device == "cuda",
+        convolution=hardware.kernels,
         cuda=hardware.device == "cuda",
         length=min(counts.longest or recipe.data.max_length, recipe.data.max_length),
     )
@@ -164,7 +165,8 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
         method=recipe.method,
         device=hardware.device,
         gpu=hardware.gpus[0] if hardware.gpus else "",
-        kernels=job.kernels,
+        kernels=job.kernels and job.convolution,
+        rule_kernel=job.kernels,
         dtype="bfloat16" if job.cuda else "float32",
         quantisation="nf4 with double quantisation" if job.nf4 else None,
         unquantised=UNQUANTISED if job.nf4 else (),
@@ -234,7 +236,9 @@ def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:
             notes.append("routed experts are not quantised by bitsandbytes: they stay in full precision")
     if len(hardware.gpus) > 1:
         notes.append(f"of {len(hardware.gpus)} GPUs one is used: training on several is not built yet")
-    if hardware.device == "cuda" and not hardware.kernels:
+    if hardware.device == "cuda" and hardware.rule_kernel and not hardware.kernels:
+        notes.append("causal_conv1d is not installed: the convolution before Gated DeltaNet's rule runs in torch")
+    elif hardware.device == "cuda" and not hardware.kernels:
         notes.append(
             "SLOW: Gated DeltaNet runs on transformers' torch reference; pip install 'finetune-proven[kernels]'"
         )

@@ -33,7 +33,9 @@ class Plan:
     gpu: str
     """Name of the card; empty without one."""
     kernels: bool
-    """Whether Gated DeltaNet runs on fla's kernels; else on transformers' torch reference, which is slow."""
+    """Whether Gated DeltaNet runs on fla and causal_conv1d."""
+    rule_kernel: bool
+    """Whether its rule runs on fla; else on transformers' torch reference, which is slow."""
     dtype: str
     """Of the frozen weights that are not quantised, and of the arithmetic. Trained weights are float32."""
     quantisation: str | None

@@ -28,6 +28,7 @@ class Promised:
     host_bytes: int = GIB
     disk_bytes: dict[str, int] = field(default_factory=lambda: {"checkpoints": 3 * MIB, "adapter": MIB})
     kernels: bool = True
+    rule_kernel: bool = False
 
 
 CARD = Hardware(

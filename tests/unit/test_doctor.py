@@ -97,10 +97,17 @@ def test_missing_kernels_are_slow_on_a_gpu_and_nothing_without_one() -> None:
 
 
 def test_the_slow_reference_of_gated_deltanet_is_said_loudly() -> None:
-    missing = [Check("fla", "ok", ""), Check("causal_conv1d", "slow", "not installed", "pip install causal-conv1d")]
-    check = trials.gated_deltanet(missing, RTX4090)
-    assert check.told.startswith("SLOW: without causal_conv1d three of four layers run on the torch reference")
-    assert check.fix == "pip install causal-conv1d"
+    here, gone = Check("causal_conv1d", "ok", ""), Check("fla", "slow", "not installed", "pip install fla-core")
+    check = trials.gated_deltanet([gone, here], RTX4090)
+    assert check.told.startswith("SLOW: without fla three of four layers run on the torch reference")
+    assert check.fix == "pip install fla-core"
+
+
+def test_a_convolution_in_torch_is_told_for_what_it_is() -> None:
+    gone = Check("causal_conv1d", "slow", "not installed", "pip install causal-conv1d")
+    check = trials.gated_deltanet([Check("fla", "ok", ""), gone], RTX4090)
+    assert (check.state, check.fix) == ("slow", gone.fix)
+    assert check.told.startswith("its rule runs on fla, the convolution before it in torch")
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,17 @@ def nearest(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> tuple
     Returns:
         At most three, the nearest first, each as `--set key=value …`.
     """
-    found: list[str] = []
+    found: list[Words] = []
     for change in _changes(recipe, shape, length, fits):
         words = {key: value for key, value in change.items() if value != _value(recipe, key)}
+        if any(smaller.items() <= words.items() for smaller in found):
+            continue  # a part of it is enough
         base = words.get("base")
         if fits(changed(recipe, words), read_shape(base, None) if base else shape):
-            found.append(" ".join(f"--set {key}={_shown(value)}" for key, value in words.items()))
+            found.append(words)
         if len(found) == MOST_PROPOSALS:
             break
-    return tuple(found)
+    return tuple(" ".join(f"--set {key}={_shown(value)}" for key, value in words.items()) for words in found)
 
 
 def changed(recipe: Recipe, words: Words) -> Recipe:

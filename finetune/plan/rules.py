@@ -49,7 +49,9 @@ class Refusal:
     what: str
     why: str
     out: tuple[str, ...]
-    """Words of the form key=value that lead out of it, all of them together."""
+    """Words of the form key=value that lead out of it, all of them together; none where another machine does."""
+    elsewhere: str = ""
+    """What leads out of it where no word of the recipe does."""
 
 
 Rule = Callable[[Case], Iterator[Refusal]]
@@ -74,7 +76,7 @@ def check_rules(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> None:
 
 def _problem(recipe: Recipe, refusal: Refusal) -> Problem:
     fix = " ".join(f"--set {word}" for word in refusal.out)
-    return Problem(refusal.what, recipe.where(refusal.key), refusal.why, fix)
+    return Problem(refusal.what, recipe.where(refusal.key), refusal.why, fix or refusal.elsewhere)
 
 
 def _packing(case: Case) -> Iterator[Refusal]:
@@ -172,7 +174,8 @@ def _bf16(case: Case) -> Iterator[Refusal]:
     capability = case.hardware.compute_capability
     if case.cuda and capability and capability < BF16_SINCE:
         why = f"compute capability {capability[0]}.{capability[1]} multiplies no bfloat16, and float16 overflows here"
-        yield Refusal("base", f"{case.hardware.gpus[0]} is too old for Qwen3.6", why, ("base=Qwen/Qwen3.5-0.8B",))
+        what = f"{case.hardware.gpus[0]} is too old for Qwen3.6"
+        yield Refusal("base", what, why, (), "--gpu rtx3060   # or any GPU since Ampere, of 2020")
 
 
 def _parallel(case: Case) -> Iterator[Refusal]:

@@ -17,7 +17,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,13 @@ def entry_of(cache: Path, made_from: Mapping[str, Any]) -> Path:
 
 def find(cache: Path, made_from: Mapping[str, Any], say: Say) -> Path | None:
     """Finds a cache whose files are there, whole in length, and under the right header; removes one that is not."""
-    _sweep(cache)
     entry = entry_of(cache, made_from)
-    if not os.path.lexists(entry):
+    try:
+        _sweep(cache)
+        if not os.path.lexists(entry):
+            return None
+    except OSError as error:
+        say(f"the quantised cache cannot be read, and is not used: {error}")
         return None
     wrong = _wrong(entry, made_from)
     if wrong:
@@ -205,16 +209,13 @@ def _staging(entry: Path) -> Iterator[Path]:
 
 def _sweep(cache: Path) -> None:
     """Removes what processes left that were killed while they wrote: the kernel has freed their lock."""
-    if not cache.is_dir():
-        return
-    for folder in cache.iterdir():
+    for folder in cache.iterdir() if cache.is_dir() else ():
         if not _STAGING.fullmatch(folder.name) or not folder.is_dir():
             continue
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its writer lives
-        finally:
-            os.close(lock)
+        with suppress(OSError):  # its writer lives, or another process was faster, or it is somebody else's
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)

@@ -1,0 +1,158 @@
+"""Forbidden combinations: each is refused with what, why and a way out, and the way out, followed, is accepted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_plan import CPU, DENSE, MIXTURE, RTX_4090, UNKNOWN, written
+
+from finetune.errors import RecipeError
+from finetune.hardware import Hardware, wished
+from finetune.plan import make_plan, refusals
+from finetune.plan.rules import check_rules
+from finetune.recipe import load
+from finetune.shape import read_shape
+
+FOUR = wished("rtx4090x4")
+NO_KERNELS = replace(RTX_4090, kernels=False, rule_kernel=False)
+NO_CONVOLUTION = replace(RTX_4090, kernels=False)
+OLD = replace(wished("t4"), compute_capability=(7, 5))
+H200 = wished("h200")
+
+FORBIDDEN: list[tuple[str, Hardware, tuple[str, ...], tuple[str, ...]]] = [
+    # base, machine, the recipe's words, the keys whose lines are named
+    (DENSE, RTX_4090, ("data.packing=true",), ("data.packing",)),
+    (DENSE, NO_KERNELS, ("data.packing=true",), ("data.packing",)),
+    (DENSE, NO_CONVOLUTION, ("data.packing=true",), ("data.packing",)),
+    (DENSE, CPU, ("data.packing=true",), ("data.packing",)),
+    (MIXTURE, H200, ("lora.dora=true",), ("lora.dora",)),
+    (DENSE, RTX_4090, ("lora.dora=true", "lora.rslora=true"), ("lora.rslora",)),
+    (MIXTURE, H200, ("lora.dora=true", "lora.rslora=true"), ("lora.dora", "lora.rslora")),
+    (DENSE, RTX_4090, ("method=full", "lora.dora=true"), ("lora.dora",)),
+    (DENSE, RTX_4090, ("method=full", "lora.rslora=true"), ("lora.rslora",)),
+    (DENSE, RTX_4090, ("method=full", "lora.dropout=0.1"), ("lora.dropout",)),
+    (DENSE, RTX_4090, ("method=full", "lora.dropout=0.1", "lora.dora=true"), ("lora.dora", "lora.dropout")),
+    (MIXTURE, H200, ("lora.rank=600",), ("lora.rank",)),
+    ("Qwen/Qwen3.5-0.8B", RTX_4090, ("lora.rank=513",), ("lora.rank",)),
+    (DENSE, RTX_4090, ("lora.rank=1024", "method=full", "memory.embeddings=host"), ("memory.embeddings",)),
+    (DENSE, RTX_4090, ("method=full", "memory.head=int8"), ("memory.head",)),
+    (DENSE, RTX_4090, ("method=full", "memory.head=nf4"), ("memory.head",)),
+    ("Qwen/Qwen3.5-4B", RTX_4090, ("memory.embeddings=host",), ("memory.embeddings",)),
+    ("Qwen/Qwen3.5-4B", RTX_4090, ("memory.head=int8",), ("memory.head",)),
+    ("Qwen/Qwen3.5-2B", CPU, ("memory.head=nf4", "memory.embeddings=host"), ("memory.embeddings", "memory.head")),
+    (DENSE, CPU, ("memory.optimizer=paged_adamw_8bit",), ("memory.optimizer",)),
+    (DENSE, RTX_4090, ("memory.micro_batch=3", "train.batch_size=8"), ("memory.micro_batch",)),
+    (DENSE, RTX_4090, ("memory.micro_batch=16", "train.batch_size=8"), ("memory.micro_batch",)),
+    (DENSE, RTX_4090, ("data.max_length=262145",), ("data.max_length",)),
+    (DENSE, RTX_4090, ("data.max_length=1048576",), ("data.max_length",)),
+    (DENSE, RTX_4090, ("parallel.zero=1",), ("parallel.zero",)),
+    (DENSE, CPU, ("parallel.zero=3",), ("parallel.zero",)),
+    (DENSE, FOUR, ("parallel.zero=2",), ("parallel",)),
+    (DENSE, FOUR, ("parallel.zero=3",), ("parallel",)),
+    (DENSE, FOUR, ("parallel.zero=3", "memory.head=nf4"), ("memory.head", "parallel")),
+    (DENSE, FOUR, ("parallel.zero=3", "memory.embeddings=host"), ("memory.embeddings", "parallel")),
+    (DENSE, FOUR, ("parallel.zero=3", "memory.checkpoints=host"), ("memory.checkpoints", "parallel")),
+    (DENSE, RTX_4090, ("parallel.expert=2",), ("parallel.expert",)),
+    (MIXTURE, RTX_4090, ("parallel.expert=2",), ("parallel.expert",)),
+    (MIXTURE, FOUR, ("parallel.expert=3",), ("parallel.expert",)),
+    (MIXTURE, FOUR, ("parallel.expert=8",), ("parallel.expert",)),
+    (MIXTURE, FOUR, ("parallel.expert=4",), ("parallel",)),
+]
+"""The rank of a full training is read by nobody, so it may be anything."""
+
+
+@pytest.mark.parametrize(
+    ("base", "hardware", "words", "keys"),
+    FORBIDDEN,
+    ids=[f"{c[0]} {' '.join(c[2])} {n}" for n, c in enumerate(FORBIDDEN)],
+)
+def test_a_forbidden_combination_is_refused_and_its_way_out_accepted(
+    base: str, hardware: Hardware, words: tuple[str, ...], keys: tuple[str, ...], tmp_path: Path
+) -> None:
+    words = (f"base={base}", *words)
+    recipe = written(tmp_path, *words)
+    found = refusals(recipe, read_shape(base, None), hardware)
+    assert tuple(refusal.key for refusal in found) == keys
+    with pytest.raises(RecipeError) as told:
+        make_plan(recipe, read_shape(base, None), hardware, UNKNOWN)
+    problems = told.value.problems
+    assert len(problems) == len(found)
+    for problem, refusal in zip(problems, found, strict=True):
+        assert problem.what
+        assert problem.why
+        assert "--set" in problem.where or refusal.key in ("base", "parallel") or "legal.yaml" in problem.where
+        assert problem.fix == " ".join(f"--set {word}" for word in refusal.out)
+    follow_out(tmp_path, words, problems[0].fix, hardware)
+
+
+def follow_out(folder: Path, words: tuple[str, ...], fix: str, hardware: Hardware) -> None:
+    """Does what the first fix says, as a user would, until nothing is refused; each may be needed once."""
+    for _ in range(4):
+        words = (*words, *(word for word in fix.split() if word != "--set"))
+        recipe = load(folder / "legal.yaml", words)
+        shape = read_shape(recipe.base, None)
+        broken = refusals(recipe, shape, hardware)
+        if not broken:
+            return
+        with pytest.raises(RecipeError) as told:
+            check_rules(recipe, shape, hardware)
+        fix = told.value.problems[0].fix
+    pytest.fail(f"after {words} it is still refused: {fix}")
+
+
+def test_all_fixes_together_are_accepted_at_once(tmp_path: Path) -> None:
+    for base, hardware, given, _ in FORBIDDEN:
+        words = (f"base={base}", *given)
+        found = refusals(written(tmp_path, *words), read_shape(base, None), hardware)
+        words = (*words, *(word for refusal in found for word in refusal.out))
+        recipe = written(tmp_path, *words)
+        assert refusals(recipe, read_shape(recipe.base, None), hardware) == [], words
+
+
+def test_at_least_25_combinations_are_looked_at() -> None:
+    assert len({(base, hardware, words) for base, hardware, words, _ in FORBIDDEN}) >= 25
+
+
+def test_what_is_allowed_is_not_refused(tmp_path: Path) -> None:
+    for base, hardware, words in (
+        (DENSE, RTX_4090, ()),
+        (DENSE, NO_KERNELS, ("lora.dora=true",)),
+        (DENSE, RTX_4090, ("lora.rslora=true", "lora.dropout=0.5", "lora.rank=1024")),
+        (MIXTURE, H200, ("method=lora", "lora.dora=true", "lora.rank=512")),
+        (DENSE, RTX_4090, ("memory.embeddings=host", "memory.head=nf4", "memory.checkpoints=host")),
+        ("Qwen/Qwen3.5-4B", RTX_4090, ("memory.embeddings=device", "memory.head=full")),
+        (DENSE, H200, ("method=full", "memory.embeddings=device", "memory.optimizer=paged_adamw_8bit")),
+        (DENSE, CPU, ("memory.optimizer=adamw_8bit",)),
+        (DENSE, RTX_4090, ("data.max_length=262144",)),
+        (DENSE, FOUR, ()),
+    ):
+        recipe = written(tmp_path, f"base={base}", *words)
+        assert refusals(recipe, read_shape(base, None), hardware) == [], words
+
+
+def test_a_base_that_was_quantised_before_is_refused(tmp_path: Path) -> None:
+    shape = replace(read_shape(DENSE, None), quantised_by="gptq")
+    recipe = written(tmp_path, "base=./mine")
+    (found,) = refusals(recipe, shape, RTX_4090)
+    assert (found.key, found.out) == ("base", ("base=Qwen/Qwen3.6-27B",))
+    assert "gptq" in found.why
+    follow_out(tmp_path, ("base=./mine",), "--set base=Qwen/Qwen3.6-27B", RTX_4090)
+
+
+def test_a_gpu_without_bfloat16_is_refused_for_every_base_and_the_way_out_is_another(tmp_path: Path) -> None:
+    for base in (DENSE, "Qwen/Qwen3.5-0.8B"):
+        recipe, shape = written(tmp_path, f"base={base}"), read_shape(base, None)
+        with pytest.raises(RecipeError, match="t4 is too old") as told:
+            make_plan(recipe, shape, OLD, UNKNOWN)
+        flag, card, *_ = told.value.problems[0].fix.split()
+        assert flag == "--gpu"
+        assert refusals(recipe, shape, wished(card)) == []
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    words = ("method=full", "lora.dora=true", "memory.head=nf4", "memory.micro_batch=5", "data.packing=true")
+    recipe = written(tmp_path, *words, "parallel.zero=2")
+    with pytest.raises(RecipeError) as told:
+        make_plan(recipe, read_shape(DENSE, None), RTX_4090, UNKNOWN)
+    assert len(told.value.problems) == 5
+    assert all(problem.where.startswith("--set ") for problem in told.value.problems)

@@ -121,7 +121,7 @@ def _explain(wishes: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
 
     chosen, found = decide(wishes, shape, hardware, counts)
     print(f"\nrejected, of {len(found):,} sets of levers, each one change away:")
-    for line in explain(chosen, found, room_of(hardware)):
+    for line in explain(chosen, found, room_of(wishes, hardware)):
         print(f"  {line}")
 
 

@@ -55,17 +55,18 @@ def decide(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
     _check_family(recipe, shape)
     targets(recipe, shape)
     check_rules(recipe, shape, hardware)
-    room = room_of(hardware)
+    room = room_of(recipe, hardware)
     found = candidates(recipe, job_of(recipe, shape, hardware, counts), room, counts)
     return best(found, room), found
 
 
-def room_of(hardware: Hardware) -> Room:
+def room_of(recipe: Recipe, hardware: Hardware) -> Room:
     """Says how many bytes there are; a machine that was only wished for has a host that is large enough."""
     host = int(HOST_SHARE * hardware.host_bytes)
     if hardware.device == "cpu":
         return Room(host, 2 * host, None)
-    return Room(plannable_bytes(hardware), 2**60 if hardware.wished else host, hardware.card)
+    spare = int(recipe.memory.spare * 2**30)
+    return Room(max(0, plannable_bytes(hardware) - spare), 2**60 if hardware.wished else host, hardware.card)
 
 
 def targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
@@ -156,7 +157,7 @@ def trained_shapes(recipe: Recipe, shape: ModelShape, linears: list[Linear]) -> 
 def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts, chosen: Candidate) -> Plan:
     """Writes down what was decided."""
     job, linears = job_of(recipe, shape, hardware, counts), targets(recipe, shape)
-    room, needed, choices = room_of(hardware), chosen.budget, chosen.choices
+    room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
     full, folder = recipe.method == "full", is_folder(recipe.base)
     per_epoch, steps = _steps(recipe, counts)
     return Plan(
@@ -220,7 +221,7 @@ def _nearest(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
             return False
         lean = changed(other, {"memory.micro_batch": other.memory.micro_batch or 1})
         job = job_of(lean, base, hardware, counts)
-        return any(each.fits for each in candidates(lean, job, room_of(hardware), counts))
+        return any(each.fits for each in candidates(lean, job, room_of(lean, hardware), counts))
 
     return nearest(recipe, shape, job_of(recipe, shape, hardware, counts).length, fits)
 

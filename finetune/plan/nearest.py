@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from finetune.levers import POSITIONS
 from finetune.recipe import Recipe
 from finetune.shape import ModelShape, read_shape
 
@@ -64,8 +65,7 @@ def changed(recipe: Recipe, words: Words) -> Recipe:
 def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iterator[Words]:
     """Yields changes to try, the smallest first: levers let go, shorter examples, a smaller adapter, another base."""
     methods = ("qlora",) if recipe.method == "lora" else ("lora", "qlora") if recipe.method == "full" else ()
-    forced: Words = {f"memory.{name}": "auto" for name, value in recipe.memory if value not in ("auto", None)}
-    forced.pop("memory.micro_batch", None)
+    forced: Words = {f"memory.{name}": "auto" for name in POSITIONS if getattr(recipe.memory, name) != "auto"}
     if recipe.memory.micro_batch:
         forced["memory.micro_batch"] = None
     freed: list[Words] = [{}, forced] if forced else [{}]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import math
+from dataclasses import asdict
 
 from finetune.data import Counts
 from finetune.errors import DoesNotFit
-from finetune.hardware import Hardware
+from finetune.hardware import Hardware, plannable_bytes
 from finetune.plan.deciding import make_plan
+from finetune.plan.nearest import changed
 from finetune.plan.record import Plan
 from finetune.recipe import Recipe
 from finetune.shape import ModelShape
@@ -32,16 +34,16 @@ def out_of_memory(
         where: what was being done when the memory ran out.
         command: what the fix begins with.
     """
-    most = int(LEANER * min(plan.peak_bytes, plan.gpu_bytes))
-    leaner = make_plan(recipe, shape, replace(hardware, gpu_free_bytes=most), counts)
+    spare = math.ceil(10 * (plannable_bytes(hardware) - LEANER * plan.peak_bytes) / GIB) / 10
+    leaner = make_plan(changed(recipe, {"memory.spare": spare}), shape, hardware, counts)
+    before, after = asdict(plan.choices), asdict(leaner.choices)
+    pulled = ", ".join(f"{name} {after[name]}" for name in before if after[name] != before[name])
     planned = f"{plan.peak_bytes / GIB:.1f} GiB of {plan.gpu_bytes / GIB:.1f} were planned"
     if leaner.fits:
-        before = asdict(plan.choices)
-        words = [f"memory.{k}={v}" for k, v in asdict(leaner.choices).items() if v != before[k] and k != "accumulation"]
-        fix = " ".join([command, *(f"--set {word}" for word in words)])
-        why = f"{planned}; with the fix {leaner.peak_bytes / GIB:.1f} are"
+        fix = f"{command} --set memory.spare={spare}"
+        why = f"{planned}; with the fix {leaner.peak_bytes / GIB:.1f} are, by {pulled}"
     else:
-        fix = " or ".join(f"{command} {words}" for words in leaner.proposals) or "a larger GPU"
+        fix = " or ".join(f"{command} --set memory.spare={spare} {words}" for words in leaner.proposals)
         why = f"{planned}, and no lever is left to pull"
     return DoesNotFit(
         f"the GPU ran out of memory {where}", where=f"{plan.gpu}, {plan.length:,} tokens", why=why, fix=fix

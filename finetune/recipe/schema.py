@@ -119,6 +119,8 @@ class Train(Section):
 class Memory(Section):
     """Forces a lever that the plan would pull by itself. `auto`, the default of all, is nearly always best."""
 
+    spare: Annotated[float, Field(strict=True, ge=0, le=1024, allow_inf_nan=False)] = 0.0
+    """GiB of the GPU that the plan leaves to others."""
     embeddings: Literal["auto", "device", "host"] = "auto"
     """Where the frozen input embedding lies; on the host it costs the GPU nothing."""
     head: Literal["auto", "full", "int8", "nf4"] = "auto"

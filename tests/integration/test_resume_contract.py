@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "train.save_every": 1,
     "train.keep_checkpoints": 5,
     "train.report_to": ["tensorboard"],
+    "memory.spare": 1.5,
     "memory.embeddings": "host",
     "memory.head": "nf4",
     "memory.checkpoints": "host",

@@ -63,6 +63,7 @@ FROZEN_KEYS = [
     "train.save_every",
     "train.keep_checkpoints",
     "train.report_to",
+    "memory.spare",
     "memory.embeddings",
     "memory.head",
     "memory.checkpoints",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from finetune.errors import RecipeError
@@ -13,22 +14,36 @@ Write = Callable[[str], None]
 
 
 def once(
-    run: Run, prompt: str, write: Write, *, base: bool, temperature: float | None, max_tokens: int
+    run: Run,
+    prompt: str,
+    write: Write,
+    *,
+    base: bool,
+    temperature: float | None,
+    max_tokens: int,
+    cache: Path | None = None,
 ) -> dict[str, str]:
     """Asks one question; returns the answers by who gave them."""
-    tuned = open_tuned(run)
+    tuned = open_tuned(run, cache)
     return _both(tuned, [{"role": "user", "content": prompt}], write, base, temperature, max_tokens)
 
 
 def converse(
-    run: Run, read: Callable[[], str], write: Write, *, base: bool, temperature: float | None, max_tokens: int
+    run: Run,
+    read: Callable[[], str],
+    write: Write,
+    *,
+    base: bool,
+    temperature: float | None,
+    max_tokens: int,
+    cache: Path | None = None,
 ) -> None:
     """Talks until the input ends; the tuned model's answers carry the conversation on.
 
     Raises:
         RecipeError: what was said is not UTF-8.
     """
-    tuned = open_tuned(run)
+    tuned = open_tuned(run, cache)
     messages: list[dict[str, Any]] = []
     while True:
         try:

@@ -41,8 +41,12 @@ class Tuned:
         return [self.renderer.vocabulary.control[token] for token in ENDS]
 
 
-def open_tuned(run: Run) -> Tuned:
+def open_tuned(run: Run, cache: Path | None = None) -> Tuned:
     """Loads what a run has trained, with the settings it was trained with.
+
+    Args:
+        run: the run.
+        cache: the folder in which quantised bases are kept for the next start; none is kept without one.
 
     Raises:
         ArtifactError: the run did not finish, or its base has another template now.
@@ -67,7 +71,7 @@ def open_tuned(run: Run) -> Tuned:
             fix="put chat_template.jinja back as it was",
         )
     full = plan.method == "full"
-    model = load_base(_whole(run.weights) if full else base, plan)
+    model = load_base(_whole(run.weights) if full else base, plan, cache=cache)
     if not full:
         model = load_adapter(model, run.adapter)
     return Tuned(model.eval(), renderer, told["serving"]["thinking"], not full)

@@ -63,6 +63,7 @@ def chat(
     base: bool = typer.Option(False, "--base", help="Let the base answer beside it."),
     temperature: float | None = typer.Option(None, "--temperature", min=0, help="0 takes the likeliest token."),
     max_tokens: int = typer.Option(1024, "--max-tokens", min=1, max=1_000_000, help="The most tokens of an answer."),
+    cache: Path | None = CACHE,
 ) -> None:
     """Talk to what was trained, asked exactly as in training."""
     from finetune.run import open_run
@@ -78,11 +79,12 @@ def chat(
         sys.stdout.write(text)
         sys.stdout.flush()
 
+    asked: dict[str, Any] = {"base": base, "temperature": temperature, "max_tokens": max_tokens, "cache": cache}
     if prompt is not None:
-        talk.once(opened, prompt, write, base=base, temperature=temperature, max_tokens=max_tokens)
+        talk.once(opened, prompt, write, **asked)
     else:
         print("Ctrl-D ends the conversation.", file=sys.stderr)
-        talk.converse(opened, lambda: input("> "), write, base=base, temperature=temperature, max_tokens=max_tokens)
+        talk.converse(opened, lambda: input("> "), write, **asked)
 
 
 def _check_prompt(prompt: str) -> None:

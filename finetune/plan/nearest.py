@@ -78,12 +78,21 @@ def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iter
         for method in methods:
             yield {**start, "method": method}
     yield from ({**freed[-1], "lora.targets": list(t)} for t in FEWER_TARGETS if set(t) < set(recipe.lora.targets))
-    for method in methods:
-        start = {**freed[-1], "method": method}
+    together: list[Words] = [{"method": method} for method in methods]
+    if recipe.method != "full":
+        together += [{"lora.rank": rank} for rank in _halves(recipe.lora.rank)]
+    for words in together:
+        start = {**freed[-1], **words}
         yield from _shorter(changed(recipe, start), shape, length, fits, start)
     smaller = [b for b in SMALLER_BASES if read_shape(b, None).num_text_parameters < shape.num_text_parameters]
-    for method in (recipe.method, *methods):
-        yield from ({**freed[-1], "base": b, "revision": None, "method": method} for b in smaller)
+    others = [
+        {**freed[-1], "base": base, "base_path": None, "revision": None, "method": method}
+        for method in (recipe.method, *methods)
+        for base in smaller
+    ]
+    yield from others
+    for start in others:
+        yield from _shorter(changed(recipe, start), read_shape(start["base"], None), length, fits, start)
 
 
 def _shorter(recipe: Recipe, shape: ModelShape, length: int, fits: Fits, start: Words) -> Iterator[Words]:

@@ -61,7 +61,7 @@ OTHER: dict[str, Any] = {
     "memory.checkpoints": "host",
     "memory.recompute": "halves",
     "memory.optimizer": "adamw_8bit",
-    "memory.micro_batch": 2,
+    "memory.micro_batch": 4,
     "parallel.zero": 1,
     "parallel.expert": 2,
 }

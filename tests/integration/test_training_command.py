@@ -64,3 +64,16 @@ def test_a_dashboard_gets_the_figures_if_it_is_installed_and_is_named_if_not(rec
     else:
         assert code == 0
         assert any((recipe.parent / "runs" / "small-0001" / "tensorboard").rglob("events.out.*"))
+
+
+def test_a_cache_serves_the_next_start_and_changes_no_bit(recipe: Path, capsys: Captured) -> None:
+    cache, runs = recipe.parent / "cache", recipe.parent / "runs"
+    told = []
+    for _ in range(2):
+        assert in_process.command(*words(recipe, "--cache", str(cache))) == 0
+        told.append(capsys.readouterr().err)
+    assert ["written down for the next start" in err for err in told] == [True, False]
+    (kept,) = cache.iterdir()
+    assert (kept / "cache.json").is_file()
+    first, second = ((runs / f"small-000{n}" / "adapter" / "adapter_model.safetensors").read_bytes() for n in (1, 2))
+    assert first == second

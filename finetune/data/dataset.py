@@ -33,6 +33,8 @@ class Counts:
     """Of all training examples; what one epoch is supervised by."""
     longest: int | None
     """Tokens of the longest training example; None while there is no tokenizer."""
+    longest_held_out: int | None
+    """Tokens of the longest held-out example, 0 if there is none; None while there is no tokenizer."""
     dropped: int
     """Examples longer than data.max_length that were left out."""
     truncated: int
@@ -82,6 +84,7 @@ def count_rows(recipe: Recipe) -> Counts:
         tokens=None,
         learnt_tokens=None,
         longest=None,
+        longest_held_out=None,
         dropped=0,
         truncated=0,
         with_reasoning=0,
@@ -129,6 +132,7 @@ def prepare(recipe: Recipe, base: Path) -> Dataset:
         tokens=sum(map(len, learnt)),
         learnt_tokens=sum(sum(example.learnt) for example in learnt),
         longest=max(map(len, learnt)),
+        longest_held_out=max(map(len, held), default=0),
         dropped=fate["dropped"],
         truncated=fate["truncated"],
         with_reasoning=reasoned,

@@ -46,6 +46,8 @@ class Job:
     cuda: bool
     length: int
     """Tokens of the longest example."""
+    scored_length: int = 0
+    """Tokens of the longest held-out example."""
     convolution: bool = True
     """Whether causal_conv1d runs the convolution before Gated DeltaNet's rule."""
 
@@ -89,6 +91,8 @@ def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
     for moment in _layer_moments(job, levers):
         tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4, full=job.full)
         coming[moment.name] = {"layer inputs": inputs, "one layer": tensors, "one matrix": matrix}
+    if job.scored_length > job.length:
+        coming["held-out example: scored"] = {"one layer": _scored(job)}
     coming["optimizer step"] = {"optimizer's temporaries": TRAINED_BYTES * job.num_trained}
     moments = {}
     for name, parts in coming.items():
@@ -134,6 +138,12 @@ def _layer_moments(job: Job, levers: Levers) -> list[Moment]:
         recompute=levers.recompute,
         convolution=job.convolution,
     )
+
+
+def _scored(job: Job) -> int:
+    """A held-out example passes alone and forward only; it is counted as half a layer's backward, which is more."""
+    moments = _layer_moments(job, Levers(recompute="halves"))
+    return job.scored_length * max(moment.token_bytes for moment in moments)
 
 
 def _loss(job: Job, levers: Levers, tokens: int) -> dict[str, int]:

@@ -76,6 +76,7 @@ def test_counts_are_of_what_was_made(tmp_path: Path, base: Path) -> None:
         "tokens": sum(map(len, made.train)),
         "learnt_tokens": sum(sum(example.learnt) for example in made.train),
         "longest": max(map(len, made.train)),
+        "longest_held_out": 0,
         "dropped": 1,
         "truncated": 0,
         "with_reasoning": 1,

@@ -1,7 +1,7 @@
 """A card that held less than was promised: the lever to pull is computed, and pulling it helps."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ COUNTS = Counts(
     tokens=None,
     learnt_tokens=None,
     longest=None,
+    longest_held_out=None,
     dropped=0,
     truncated=0,
     with_reasoning=0,
@@ -71,3 +72,17 @@ def test_where_no_lever_is_left_a_shorter_recipe_is_proposed(tmp_path: Path) -> 
         after = make_plan(recipe(tmp_path, *re.findall(r"--set (\S+)", fix)), SHAPE, hardware, COUNTS)
         assert after.fits
         assert after.peak_bytes <= LEANER * before.peak_bytes
+
+
+def test_a_long_held_out_example_is_counted_where_it_is_more_than_a_step(tmp_path: Path) -> None:
+    wishes = recipe(tmp_path, "data.max_length=8192", "train.batch_size=1")
+    short = make_plan(
+        wishes, SHAPE, wished("rtx4090"), replace(COUNTS, tokens=50_000, longest=512, longest_held_out=512)
+    )
+    long = make_plan(
+        wishes, SHAPE, wished("rtx4090"), replace(COUNTS, tokens=50_000, longest=512, longest_held_out=8192)
+    )
+    assert "held-out example: scored" not in short.moments
+    assert long.peak == "held-out example: scored"
+    assert long.peak_bytes > short.peak_bytes
+    assert sum(long.parts.values()) == long.peak_bytes

@@ -8,9 +8,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from bench.stacks import TRL
 
 GIB = 2**30
 GREY = "#999999"
+PALETTE = tuple(f"C{number}" for number in range(10))
+"""Of our own stack's levers; trl is black."""
 NOTHING = {"ha": "center", "va": "center", "color": GREY}
 
 
@@ -33,7 +38,9 @@ def draw(told: dict[str, Any], file: Path) -> None:
 def _colours(told: dict[str, Any]) -> dict[str, str]:
     """One colour a stack, the same in every panel."""
     names = dict.fromkeys(each["stack"] for each in [*told["cells"], *told["longest"]])
-    return {name: f"C{number}" for number, name in enumerate(names)}
+    ours = [name for name in names if not name.startswith(TRL)]
+    colours = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(ours)}
+    return {name: colours.get(name, "black") for name in names}
 
 
 def _memory(axes: Axes, told: dict[str, Any], colours: dict[str, str]) -> None:
@@ -76,9 +83,11 @@ def _longest(axes: Axes, told: dict[str, Any], colours: dict[str, str]) -> None:
         found = each["at_least"] if each["tokens"] is None else each["tokens"]
         at_least = each["tokens"] is None or found >= each["most_tokens"]
         axes.barh(place, found, color=colours[each["stack"]], alpha=0.4 if at_least else 0.9)
-        axes.text(found, place, f" {'≥ ' if at_least else ''}{found:,}", va="center")
-        if each["predicted_tokens"] is not None:
-            axes.plot([each["predicted_tokens"]] * 2, [place - 0.4, place + 0.4], color="black")
+        predicted = each["predicted_tokens"]
+        if predicted is not None:
+            axes.plot([predicted] * 2, [place - 0.4, place + 0.4], color="black")
+        axes.text(max(found, predicted or 0), place, f" {'≥ ' if at_least else ''}{found:,}", va="center")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_yticks(range(len(told["longest"])), [each["stack"] for each in told["longest"]])
     axes.invert_yaxis()
     axes.margins(x=0.2)

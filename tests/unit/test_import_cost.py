@@ -56,6 +56,11 @@ def test_a_misspelt_key_is_told_within_six_tenths_of_a_second(folder: Path) -> N
     assert cpu_seconds(folder, *command) <= 0.6  # 0.25 was measured
 
 
+def test_a_plan_of_the_27b_comes_within_six_tenths_of_a_second(folder: Path) -> None:
+    command = (sys.executable, "-m", "finetune", "plan", str(ROOT / "recipes" / "legal.yaml"), "--gpu", "24GB")
+    assert cpu_seconds(folder, *command) <= 0.6  # 0.28 was measured
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -1,0 +1,178 @@
+"""`finetune plan` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from xml.etree import ElementTree
+
+import pytest
+
+from finetune.cli import main
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+class Command(Protocol):
+    """Runs `finetune plan r.yaml` with more words."""
+
+    def __call__(self, *words: str) -> Done: ...
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    (tmp_path / "r.yaml").write_text("base: Qwen/Qwen3.6-27B\ndata: {train: rows.jsonl, eval: 0, max_length: 4096}\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n' * 40)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))  # no base of this computer is found
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["finetune", "plan", "r.yaml", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        told = capsys.readouterr()
+        return Done(int(left.value.code or 0), told.out, told.err)
+
+    return run
+
+
+def test_the_table_adds_up_to_its_peak_and_says_that_it_fits(plan: Command) -> None:
+    done = plan("--gpu", "24GB")
+    assert (done.code, done.err) == (0, "")
+    table = done.out.split("when most is held")[1]
+    *parts, peak = (float(size) for size in re.findall(r"([0-9]+\.[0-9]{2}) GiB", table))
+    assert sum(parts) == pytest.approx(peak, abs=0.01 * len(parts))
+    assert "of 23.28: fits" in table
+
+
+def test_the_json_is_the_plan_and_nothing_else(plan: Command) -> None:
+    done = plan("--gpu", "24GB", "--json")
+    told = json.loads(done.out)
+    assert told["fits"]
+    assert sum(told["parts"].values()) == told["peak_bytes"]
+
+
+def test_what_does_not_fit_ends_with_4_and_a_line_to_copy(plan: Command) -> None:
+    done = plan("--gpu", "24GB", "--set", "data.max_length=131072")
+    assert done.code == 4
+    assert "DOES NOT FIT" in done.out
+    fix = done.err.splitlines()[-1]
+    assert fix.startswith("  fix   --set ")
+    first = fix.removeprefix("  fix   ").split(" or ")[0].split()
+    again = plan("--gpu", "24GB", "--set", "data.max_length=131072", *first)
+    assert (again.code, again.err) == (0, "")
+
+
+def test_json_of_what_does_not_fit_is_whole_too(plan: Command) -> None:
+    done = plan("--gpu", "8GB", "--json")
+    assert done.code == 4
+    assert json.loads(done.out)["fits"] is False
+
+
+def test_explain_tells_of_every_position_that_was_left(plan: Command) -> None:
+    done = plan("--gpu", "24GB", "--explain", "--set", "memory.optimizer=adamw")
+    lines = done.out.split("one change away:\n")[1].splitlines()
+    told = {line.split(":")[0].strip(): line for line in lines}
+    chosen = re.search(r"^levers +(.*)$", done.out, re.MULTILINE)
+    assert chosen
+    here = set(chosen[1].split(", "))
+    every = {"embeddings device", "embeddings host", "head full", "head int8", "head nf4", "checkpoints device"}
+    every |= {"checkpoints host", "recompute layer", "recompute halves", "optimizer adamw_8bit"}
+    every |= {"optimizer adamw", "optimizer paged_adamw_8bit"}
+    assert {name for name in told if not name.startswith("micro batch")} == every - here
+    assert "the recipe, the base or the device does not allow it" in told["optimizer adamw_8bit"]
+    assert "saves 2.37 GiB" in told.get("embeddings host", "saves 2.37 GiB")
+    assert "rounds the head" in told["head nf4"]
+
+
+def test_why_not_answers_what_is_forbidden_with_the_way_out(plan: Command) -> None:
+    done = plan("--gpu", "24GB", "--why-not", "parallel.zero=2")
+    assert done.code == 0
+    assert done.out == (
+        "parallel.zero=2: ZeRO-2 has nothing to shard over: it shards over GPUs, and there is one\n"
+        "  instead  --set parallel.zero=0\n"
+    )
+
+
+def test_why_not_answers_what_does_not_fit_by_how_much_and_with_what_would(plan: Command) -> None:
+    done = plan("--gpu", "16GB", "--set", "data.max_length=2048", "--why-not", "data.max_length=65536")
+    first, *others = done.out.splitlines()
+    assert re.fullmatch(r"data.max_length=65536: does not fit: [0-9.]+ GiB too much on 16GB", first)
+    assert others
+    assert all(line.startswith("  with     --set ") for line in others)
+
+
+def test_why_not_answers_what_fits_and_is_slower(plan: Command) -> None:
+    done = plan("--gpu", "48GB", "--set", "memory.micro_batch=1", "--why-not", "memory.checkpoints=host")
+    assert re.match(r"memory.checkpoints=host: it fits, [+-][0-9.]+ GiB at the peak, \+[0-9.]+% time", done.out)
+    assert "checkpoints host" in done.out
+
+
+def test_why_not_of_what_is_done_says_so(plan: Command) -> None:
+    assert (
+        plan("--gpu", "48GB", "--why-not", "memory.head=full").out == "memory.head=full: that is what the plan does\n"
+    )
+
+
+def test_why_not_of_an_unknown_key_is_an_error(plan: Command) -> None:
+    done = plan("--gpu", "24GB", "--why-not", "memory.haed=nf4")
+    assert done.code == 2
+    assert "memory.head" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+
+
+def test_why_not_of_another_base_that_lacks_a_family_or_is_unknown_is_told(plan: Command) -> None:
+    done = plan("--gpu", "24GB", "--why-not", "base=someone/else")
+    assert done.code != 1
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_a_picture_is_drawn(plan: Command, suffix: str, tmp_path: Path) -> None:
+    done = plan("--gpu", "24GB", "--picture", f"memory{suffix}")
+    assert (done.code, done.err) == (0, "")
+    drawn = (tmp_path / f"memory{suffix}").read_bytes()
+    if suffix == ".png":
+        assert drawn.startswith(b"\x89PNG")
+    else:
+        assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert len(drawn) > 5000
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "told"),
+    [
+        ("memory.pdf", 2, "a PNG or an SVG"),
+        ("memory", 2, "a PNG or an SVG"),
+        ("no/such/memory.png", 4, "cannot be written"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_told(plan: Command, file: str, code: int, told: str) -> None:
+    done = plan("--gpu", "24GB", "--picture", file)
+    assert (done.code, done.err.count("error:")) == (code, 1)
+    assert told in done.err
+
+
+def test_a_card_that_nobody_knows_is_refused(plan: Command) -> None:
+    done = plan("--gpu", "nonsense")
+    assert done.code == 2
+    assert "no GPU is known by that word" in done.err
+    assert "--gpu" in done.err.splitlines()[-1]
+
+
+def test_a_plan_for_the_cpu_is_made_in_the_host_s_memory(plan: Command) -> None:
+    done = plan("--gpu", "cpu", "--set", "base=Qwen/Qwen3.5-0.8B", "--set", "method=lora", "--json")
+    told = json.loads(done.out)
+    assert (told["device"], told["dtype"], told["gpu"]) == ("cpu", "float32", "")
+    assert "CUDA context" not in told["parts"]
+    assert told["gpu_bytes"] <= 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

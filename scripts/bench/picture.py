@@ -16,7 +16,7 @@ GIB = 2**30
 GREY = "#999999"
 PALETTE = tuple(f"C{number}" for number in range(10))
 """Of our own stack's levers; trl is black."""
-NOTHING = {"ha": "center", "va": "center", "color": GREY}
+NOTHING: dict[str, Any] = {"ha": "center", "va": "center", "color": GREY}
 
 
 def draw(told: dict[str, Any], file: Path) -> None:

@@ -81,12 +81,11 @@ def begun(command: list[str]) -> dict[str, Any]:
 
 
 def conditions() -> dict[str, Any]:
-    """Tells on what all of it was measured."""
+    """Tells on what all of it is measured; which GPU is known once CUDA has started."""
     gpus = nvidia.look(10).gpus
     return {
-        "gpu": gpus[0].name if gpus else None,
+        "gpu": None,
         "driver": gpus[0].driver if gpus else None,
-        "compute_capability": gpus[0].compute_capability if gpus else None,
         "python": platform.python_version(),
         "versions": {name: told for name in PACKAGES if (told := version_of(name)) is not None},
         "cpus": os.cpu_count(),

@@ -22,7 +22,7 @@ from bench.stacks import LEVER_SETS
 from bench.tasks import constants, do, judge_promise
 from bench.weights import make_model, redraw_adapters
 from finetune.cards import card_named
-from finetune.hardware import detect, wished
+from finetune.hardware import wished
 from finetune.memory import read_widths
 from finetune.model import add_adapter
 from finetune.plan import Plan
@@ -78,12 +78,12 @@ def prepare(arguments: argparse.Namespace, told: dict[str, Any], started: float)
     first = told["first_step"]
     with timed(first, "cuda_seconds"):
         free, weight = _make_card(arguments, told)
-    here = detect()
+    cuda = arguments.device == "cuda"
     with timed(first, "kernels_seconds"):
-        kernels = choose(arguments.device, here.compute_capability)
+        kernels = choose(arguments.device, torch.cuda.get_device_capability() if cuda else None)
     told["kernels"] = asdict(kernels)
     base = _base(arguments)
-    hardware = kernels.on(wished(arguments.card if arguments.device == "cuda" else "cpu"))
+    hardware = kernels.on(wished(arguments.card if cuda else "cpu"))
     plan = predicting.plan_of(base, hardware, PICO_TOKENS[0])
     with timed(first, "weights_seconds"):
         model, vocabulary = make_model(base, plan, SEED)
@@ -97,7 +97,7 @@ def prepare(arguments: argparse.Namespace, told: dict[str, Any], started: float)
         model=model,
         vocabulary=vocabulary,
         hardware=hardware,
-        card=card_named(here.gpus[0], here.gpu_bytes) if arguments.device == "cuda" else None,
+        card=card_named(torch.cuda.get_device_name(), told["card"]["total_bytes"]) if cuda else None,
         kernels=kernels,
         clock=_clock(arguments, started),
         free_at_start=free,
@@ -105,7 +105,7 @@ def prepare(arguments: argparse.Namespace, told: dict[str, Any], started: float)
         step_tokens=PICO_STEP_TOKENS if arguments.pico else STEP_TOKENS,
         folder=arguments.out,
         results=told,
-        switch_seconds=SWITCH_SECONDS if arguments.device == "cuda" else 0.0,
+        switch_seconds=SWITCH_SECONDS if cuda else 0.0,
     )
     return session, weight
 
@@ -117,6 +117,11 @@ def _make_card(arguments: argparse.Namespace, told: dict[str, Any]) -> tuple[int
         return None, lambda: None
     weight, wanted = ballast.on_cuda(), ballast.free_bytes_of(arguments.card)
     _, total = torch.cuda.mem_get_info()
+    told["conditions"] |= {
+        "gpu": torch.cuda.get_device_name(),
+        "compute_capability": torch.cuda.get_device_capability(),
+        "cuda": torch.version.cuda,
+    }
     before = ballast.free_now()
     weight.load(ballast.free_now, wanted)
     free = ballast.free_now()
@@ -177,8 +182,7 @@ def work_off(session: Session, tasks: list[Task], say: Callable[[str], None]) ->
     """Does every task that there is time for, and writes the results after each."""
     first = session.results["first_step"]
     for task in tasks:
-        tokens = task.tokens or session.step_tokens
-        expected = session.expected_step(task.stack, tokens)
+        expected = session.expected_step(task.stack, session.length_of(task))
         if not session.clock.affords(task, expected, session.switch_seconds):
             needed, left = session.clock.task_seconds(task, expected), max(0.0, session.clock.left())
             why = f"it takes about {needed:.0f} s, {left:.0f} are left"

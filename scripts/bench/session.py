@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bench import predicting, stacks
-from bench.agenda import Clock
+from bench.agenda import Clock, Task
 from bench.bases import Base
 from bench.kernels import Kernels
 from bench.stacks import LEVER_SETS, PLANNED, TRL, TRL_LIGER, Loss
@@ -80,6 +80,16 @@ class Session:
         if stack == PLANNED:
             return predicting.levers_of(predicting.plan_of(self.base, self.hardware, tokens).choices)
         return LEVER_SETS[stack]
+
+    def length_of(self, task: Task) -> int:
+        """Gives the tokens of a task's steps; where a longest context is looked for, those of the first guess."""
+        return task.tokens or self.guess(task.stack)
+
+    def guess(self, stack: str) -> int:
+        """Gives the longest context that the plan says fits under a stack's levers; for trl that of the plain stack."""
+        levers = self.levers(stack, self.step_tokens) or Levers()
+        step, most = self.step_tokens, self.most_tokens
+        return predicting.longest(self.base, self.hardware, levers, step=step, most=most) or step
 
     def expected_step(self, stack: str, tokens: int) -> float:
         """Expects the seconds of a step; trl's are those of the plain stack until one was measured."""

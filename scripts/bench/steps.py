@@ -48,7 +48,6 @@ def make_optimizer(model: Any, optim: str | None, *, cuda: bool) -> torch.optim.
     arguments = SFTConfig(
         output_dir="unused",
         learning_rate=LEARNING_RATE,
-        weight_decay=0.0,
         use_cpu=not cuda,
         bf16=cuda,
         report_to=[],
@@ -56,7 +55,8 @@ def make_optimizer(model: Any, optim: str | None, *, cuda: bool) -> torch.optim.
         **named,
     )
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    made: torch.optim.Optimizer = kind(list(trained_of(model).values()), **settings)
+    # the Trainer hands the decay over with the parameters: none here, as in a recipe that does not ask for it
+    made: torch.optim.Optimizer = kind([{"params": list(trained_of(model).values()), "weight_decay": 0.0}], **settings)
     return made
 
 
@@ -84,7 +84,8 @@ def take_step(loss_of: Loss, ids: torch.Tensor, parameters: Sequence[Any], optim
     told = float(loss.detach())
     if ids.is_cuda:
         torch.cuda.synchronize()
-    return Step(*(_between(*pair) for pair in pairwise(stamps)), told)
+    forward, backward, update = (_between(*pair) for pair in pairwise(stamps))
+    return Step(forward, backward, update, told)
 
 
 def _stamp(device: torch.device) -> Any:
@@ -96,7 +97,7 @@ def _stamp(device: torch.device) -> Any:
 
 
 def _between(first: Any, last: Any) -> float:
-    return last - first if isinstance(first, float) else first.elapsed_time(last) / 1000
+    return float(last - first if isinstance(first, float) else first.elapsed_time(last) / 1000)
 
 
 def summary(steps: Sequence[Step], tokens: int) -> dict[str, Any]:

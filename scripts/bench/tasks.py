@@ -140,7 +140,7 @@ def longest(session: Session, task: Task) -> None:
     """Finds the longest context of a stack by running out of memory."""
     levers = session.levers(task.stack, session.step_tokens)
     step_tokens, most = session.step_tokens, session.most_tokens
-    guess = predicting.longest(session.base, session.hardware, levers or Levers(), step=step_tokens, most=most)
+    guess = session.guess(task.stack)
     told: dict[str, Any] = {
         "stack": task.stack,
         "predicted_tokens": None if levers is None else guess,
@@ -169,7 +169,7 @@ def longest(session: Session, task: Task) -> None:
         told["tokens"] = 0
         return
     try:
-        told["tokens"] = find_longest(fits, guess or step_tokens, step=step_tokens, most=most)
+        told["tokens"] = find_longest(fits, guess, step=step_tokens, most=most)
     except OutOfTime as error:
         told["why"] = str(error)
 

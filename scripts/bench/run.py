@@ -183,8 +183,9 @@ def work_off(session: Session, tasks: list[Task], say: Callable[[str], None]) ->
     first = session.results["first_step"]
     for task in tasks:
         expected = session.expected_step(task.stack, session.length_of(task))
-        if not session.clock.affords(task, expected, session.switch_seconds):
-            needed, left = session.clock.task_seconds(task, expected), max(0.0, session.clock.left())
+        switch = session.switch_seconds_to(task.stack)
+        if not session.clock.affords(task, expected, switch):
+            needed, left = session.clock.task_seconds(task, expected) + switch, max(0.0, session.clock.left())
             why = f"it takes about {needed:.0f} s, {left:.0f} are left"
             session.results["skipped"].append({"task": task.name, "why": why})
             say(f"skipped  {task.name}: {why}")

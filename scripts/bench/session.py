@@ -65,7 +65,7 @@ class Session:
     results: dict[str, Any]
     active: Active | None = None
     switch_seconds: float = 0.0
-    """What the last change of stacks took."""
+    """What a change of stacks takes, the last ones counting most: the first compiles what the others find compiled."""
     learnt: dict[int, Any] = field(default_factory=dict)
     """Tokens -> gradients of the plain stack."""
 
@@ -90,6 +90,10 @@ class Session:
         levers = self.levers(stack, self.step_tokens) or Levers()
         step, most = self.step_tokens, self.most_tokens
         return predicting.longest(self.base, self.hardware, levers, step=step, most=most) or step
+
+    def switch_seconds_to(self, stack: str) -> float:
+        """Expects the seconds of a change to a stack."""
+        return 0.0 if self.active is not None and self.active.name == stack else self.switch_seconds
 
     def expected_step(self, stack: str, tokens: int) -> float:
         """Expects the seconds of a step; trl's are those of the plain stack until one was measured."""
@@ -128,7 +132,7 @@ def enter(session: Session, stack: str, tokens: int) -> bool:
     if entered is None:
         leave(session)
         return False
-    session.switch_seconds = time.perf_counter() - started
+    session.switch_seconds = (session.switch_seconds + time.perf_counter() - started) / 2
     return True
 
 

@@ -159,11 +159,10 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
     """Writes down what was decided."""
     job, linears = job_of(recipe, shape, hardware, counts), targets(recipe, shape)
     room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
-    full, folder = recipe.method == "full", is_folder(recipe.base)
     per_epoch, steps = _steps(recipe, counts)
     return Plan(
-        base=Path(recipe.base).name if folder else recipe.base,
-        revision=None if folder else recipe.revision,
+        base=Path(recipe.base).name if is_folder(recipe.base) else recipe.base,
+        revision=None if is_folder(recipe.base) else recipe.revision,
         method=recipe.method,
         device=hardware.device,
         gpu=hardware.gpus[0] if hardware.gpus else "",
@@ -172,11 +171,11 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
         dtype="bfloat16" if job.cuda else "float32",
         quantisation="nf4 with double quantisation" if job.nf4 else None,
         unquantised=UNQUANTISED if job.nf4 else (),
-        target_modules=() if full else tuple(m for f in recipe.lora.targets for m in FAMILY_MODULES[f][1]),
+        target_modules=() if job.full else tuple(m for f in recipe.lora.targets for m in FAMILY_MODULES[f][1]),
         num_targets=dict(Counter(linear.family for linear in linears)),
         rank=recipe.lora.rank,
         alpha=recipe.lora.alpha or 2.0 * recipe.lora.rank,
-        variant="dora" if recipe.lora.dora else "rslora" if recipe.lora.rslora else "",
+        variant=_variant(recipe),
         trainable_parameters=job.num_trained,
         total_parameters=shape.num_text_parameters,
         routed_parameters=shape.num_routed_parameters,
@@ -206,6 +205,10 @@ def _written(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
         proposals=() if chosen.fits or not job.cuda else _nearest(recipe, shape, hardware, counts),
         notes=tuple(_notes(recipe, shape, hardware)),
     )
+
+
+def _variant(recipe: Recipe) -> str:
+    return "dora" if recipe.lora.dora else "rslora" if recipe.lora.rslora else ""
 
 
 def _steps(recipe: Recipe, counts: Counts) -> tuple[int, int]:

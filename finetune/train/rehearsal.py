@@ -56,6 +56,9 @@ def rehearse(trainer: ProvingTrainer, say: Callable[[str], None]) -> Rehearsal:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         trainer.model.train()
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # as in every micro-batch of a step but its first
+                parameter.grad = torch.zeros_like(parameter)
         losses, auxiliary = trainer.losses(trainer.model, inputs)
         total = losses.nll.mean() if auxiliary is None else losses.nll.mean() + auxiliary
         total.backward()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from finetune.hardware import CONTEXT_BYTES
 from finetune.levers import Levers, Optimizer
 from finetune.memory.adapters import TRAINED_BYTES
-from finetune.memory.layers import Moment, layer_moments
+from finetune.memory.layers import layer_moments
 from finetune.memory.loss import loss_moments
+from finetune.memory.variants import Moment
 from finetune.memory.weights import WeightCounts, weight_parts
 from finetune.memory.widths import Widths
 
@@ -50,6 +51,7 @@ class Job:
     """Tokens of the longest held-out example."""
     convolution: bool = True
     """Whether causal_conv1d runs the convolution before Gated DeltaNet's rule."""
+    dora: bool = False
 
     @property
     def full(self) -> bool:
@@ -89,8 +91,12 @@ def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
     for name, size in _loss(job, levers, tokens).items():
         coming[name] = {"layer inputs": inputs, "loss": size}
     for moment in _layer_moments(job, levers):
-        tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4, full=job.full)
+        tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4)
         coming[moment.name] = {"layer inputs": inputs, "one layer": tensors, "one matrix": matrix}
+        if job.full and job.widths.tied:  # the head's share of the gradient waits for the embedding's
+            coming[moment.name]["vocabulary's gradient"] = _vocabulary_gradient(job)
+    if job.full:
+        coming["embedding: backward"] = {"vocabulary's gradient": _vocabulary_gradient(job) * (1 + job.widths.tied)}
     if job.scored_length > job.length:
         coming["held-out example: scored"] = {"one layer": _scored(job)}
     coming["optimizer step"] = {"optimizer's temporaries": TRAINED_BYTES * job.num_trained}
@@ -128,6 +134,10 @@ def _inputs(job: Job, levers: Levers, tokens: int) -> tuple[int, int]:
     return 2 * each + rotary, pieces * each  # the one in use, and the one on its way
 
 
+def _vocabulary_gradient(job: Job) -> int:
+    return TRAINED_BYTES * job.widths.vocabulary * job.widths.hidden
+
+
 def _layer_moments(job: Job, levers: Levers) -> list[Moment]:
     return layer_moments(
         job.widths,
@@ -137,6 +147,7 @@ def _layer_moments(job: Job, levers: Levers) -> list[Moment]:
         kernels=job.kernels,
         recompute=levers.recompute,
         convolution=job.convolution,
+        dora=job.dora,
     )
 
 
@@ -148,7 +159,7 @@ def _scored(job: Job) -> int:
 
 def _loss(job: Job, levers: Levers, tokens: int) -> dict[str, int]:
     copies = job.e * job.num_trained if job.e == 2 else 0
-    return loss_moments(job.widths, tokens, e=job.e, head=levers.head, adapter_copies=copies)
+    return loss_moments(job.widths, tokens, e=job.e, head=levers.head, adapter_copies=copies, trained=job.full)
 
 
 def _host(job: Job, levers: Levers, offloaded: int, moved: int, peak: int) -> int:

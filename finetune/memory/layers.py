@@ -9,33 +9,14 @@ agree within 3 %. A moment of the forward pass is one of its second run, when gr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from finetune.levers import Recompute
+from finetune.memory.variants import Mixer, Moment, with_dora, with_dropout, with_trained_weights
 from finetune.memory.widths import Widths
 
 CHUNK = 64
 """Tokens of a chunk of Gated DeltaNet, in fla and in the reference alike."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One point of a layer's backward."""
-
-    name: str
-    token_bytes: int
-    matrix: int = 0
-    """Weights of the matrix that is dequantised just then."""
-
-    def bytes(self, tokens: int, *, e: int, nf4: bool, full: bool = False) -> tuple[int, int]:
-        """Gives the bytes of the tensors, and those of the one matrix that is made just then.
-
-        That is a dequantised one with the scales of its blocks or, where weights are trained, one's gradient in the
-        compute dtype and in float32.
-        """
-        if nf4:
-            return tokens * self.token_bytes, self.matrix * e + self.matrix * 4 // 64
-        return tokens * self.token_bytes, self.matrix * (e + 4) * full
 
 
 def layer_moments(
@@ -47,41 +28,45 @@ def layer_moments(
     kernels: bool,
     recompute: Recompute,
     convolution: bool = True,
+    dora: bool = False,
 ) -> list[Moment]:
     """Lists the moments that may be the peak of one layer's backward.
 
     Args:
         widths: of the base.
         e: bytes of the compute dtype.
-        rank: of the adapters; 0 without any.
+        rank: of the adapters; 0 where every weight is trained.
         dropout: whether the adapters' inputs are dropped out, each in a copy with a mask of one byte a number.
         kernels: whether fla runs Gated DeltaNet's rule.
         recompute: whether a layer's two halves are alive together.
         convolution: whether causal_conv1d runs the convolution before the rule; torch's saves its output too.
+        dora: whether the adapters are DoRA's.
 
     Returns:
         The moments; none counts the inputs that the halves are recomputed from.
     """
-    dropped = (e + 1) * widths.hidden if dropout and rank else 0
-    feed_forward = [replace(m, token_bytes=m.token_bytes + 2 * dropped) for m in _feed_forward(widths, e, rank)]
+    feed_forward = _feed_forward(widths, e, rank)
     mixers = []
     if widths.num_linear_layers:
-        mixers.append(_with_dropout(_gated_delta_net(widths, e, rank, kernels, convolution), 2 * dropped))
+        mixers.append(_gated_delta_net(widths, e, rank, kernels, convolution))
     if widths.num_attention_layers:
-        mixers.append(_with_dropout(_attention(widths, e, rank), 3 * dropped))
-    moments = [moment for _, found in mixers for moment in found]
+        mixers.append(_attention(widths, e, rank))
+    for wanted, change in ((dropout and rank, with_dropout), (dora, with_dora), (not rank, with_trained_weights)):
+        if wanted:
+            mixers, feed_forward = change(widths, e, mixers, feed_forward)
+    moments = [moment for mixer in mixers for moment in mixer.moments]
     if recompute == "halves":
         return moments + feed_forward
-    for saved, found in mixers:
-        kind = found[0].name.split(":")[0]
-        moments += [replace(m, name=f"{kind} layer, {m.name}", token_bytes=saved + m.token_bytes) for m in feed_forward]
-    return moments
-
-
-def _with_dropout(mixer: tuple[int, list[Moment]], dropped: int) -> tuple[int, list[Moment]]:
-    """Adds the dropped copies of the mixer's input, one for each of its adapters; that of the output comes later."""
-    saved, moments = mixer
-    return saved + dropped, [replace(moment, token_bytes=moment.token_bytes + dropped) for moment in moments]
+    return moments + [
+        replace(
+            moment,
+            name=f"{mixer.kind} layer, {moment.name}",
+            token_bytes=moment.token_bytes + mixer.saved,
+            once=moment.once + mixer.once,
+        )
+        for mixer in mixers
+        for moment in feed_forward
+    ]
 
 
 def _norm(widths: Widths, e: int) -> int:
@@ -108,8 +93,8 @@ def _feed_forward(widths: Widths, e: int, rank: int) -> list[Moment]:
     return [Moment("routed experts: gradients of the rows", around + saved + experts + scattered)]
 
 
-def _attention(widths: Widths, e: int, rank: int) -> tuple[int, list[Moment]]:
-    """Gated full attention: bytes a token saved for backward, and its moments."""
+def _attention(widths: Widths, e: int, rank: int) -> Mixer:
+    """Gated full attention."""
     query, key_value, heads = widths.query, widths.key_value, widths.query // widths.attention_head
     flow = e * widths.hidden
     before = _norm(widths, e) + 4 * query + 4 * heads
@@ -119,17 +104,18 @@ def _attention(widths: Widths, e: int, rank: int) -> tuple[int, list[Moment]]:
     gate = e * query
     # dq, dk and dv; dq in float32; dk and dv of every query head
     flash = flow + 2 * gate + e * (query + 2 * key_value) + 4 * query + 2 * e * query + 4 * heads
-    return before + inside + after, [
+    moments = [
         Moment("attention: flash backward", before + inside + flash),
         # five float32 tensors of the norm's backward beside its saved input
         Moment("attention: norm of the queries", before + 2 * flow + gate + 5 * 4 * query),
         # two gradients of the layer's output, the gate, and the output
         Moment("attention: o_proj forward", before + inside + after + 3 * flow + gate, widths.hidden * query),
     ]
+    return Mixer("attention", before + inside + after, moments)
 
 
-def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool, convolution: bool) -> tuple[int, list[Moment]]:
-    """Gated DeltaNet: bytes a token saved for backward, and its moments."""
+def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool, convolution: bool) -> Mixer:
+    """Gated DeltaNet."""
     value, key, heads = widths.value, widths.key, widths.value_heads
     convolved = e * (2 * key + value)
     before = _norm(widths, e) + convolved + heads * (4 + e) + 3 * e * rank
@@ -138,8 +124,9 @@ def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool, convoluti
     gradients = e * widths.hidden + 2 * e * value  # of the layer's output, of the rule's, of the gate z
     if not kernels:
         rule, growth = _reference_rule(widths, e, states)
-        worst = before + 2 * convolved + rule + growth + gradients
-        return before + convolved + rule + gated_norm, [Moment("gated delta net: torch reference backward", worst)]
+        worst = before + (1 + (not convolution)) * convolved + rule + growth + gradients
+        moments = [Moment("gated delta net: torch reference backward", worst)]
+        return Mixer("gated delta net", before + (not convolution) * convolved + rule + gated_norm, moments)
     rule = e * (2 * key + value) + 4 * heads + e * CHUNK * heads + 8 * key // widths.head
     # of all heads: w, u, new v, dv, dw, dk2 and dv again; dq and dk, which are summed where key heads serve several
     of_keys = 2 * e * value if key == value else 3 * e * key
@@ -149,11 +136,12 @@ def _gated_delta_net(widths: Widths, e: int, rank: int, kernels: bool, convoluti
     saved = before + rule + gated_norm
     # forward keeps the names of the convolution's output and of z to its end, and has two gradients of the output
     frame = saved + 2 * e * widths.hidden + convolved + e * value
-    return saved, [
+    moments = [
         Moment("gated delta net: rule backward", before + rule + inner + gradients),
         Moment("gated delta net: gated norm forward", frame + 4 * value + e * value),
         Moment("gated delta net: out_proj forward", frame + e * widths.hidden, widths.hidden * value),
     ]
+    return Mixer("gated delta net", saved, moments)
 
 
 def _reference_rule(widths: Widths, e: int, states: int) -> tuple[int, int]:

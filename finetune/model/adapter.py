@@ -47,12 +47,26 @@ def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
         revision=plan.revision,
     )
     wrapped = get_peft_model(model, config)
-    for module in wrapped.modules():
-        if isinstance(module, BaseTunerLayer):
-            # the adapters are float32; autocast rounds what they multiply, and a float32 copy of it is made in vain
-            module.cast_input_dtype_enabled = plan.dtype == "float32"
+    if plan.dtype == "bfloat16":
+        keep_bfloat16(wrapped)
     check_targets(wrapped, plan)
     return wrapped
+
+
+def keep_bfloat16(model: Any) -> None:
+    """Lets nothing but the adapters be float32, though they are, in a model that computes under autocast."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            # autocast rounds what an adapter multiplies, and a float32 copy of it would be made in vain
+            module.cast_input_dtype_enabled = False
+            if module.lora_magnitude_vector:
+                # DoRA's product with float32 magnitudes: PEFT's plain layer rounds it, its 4-bit layer does not, and
+                # every tensor after it would be float32
+                module.register_forward_hook(_in_bfloat16)
+
+
+def _in_bfloat16(module: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
+    return out.to(torch.bfloat16)
 
 
 def check_targets(model: Any, plan: Plan) -> None:

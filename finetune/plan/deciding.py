@@ -137,6 +137,7 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         states={optimizer: state_bytes(trained, optimizer) for optimizer in OPTIMIZERS},
         rank=0 if recipe.method == "full" else recipe.lora.rank,
         dropout=recipe.lora.dropout > 0,
+        dora=recipe.lora.dora,
         nf4=recipe.method == "qlora",
         e=DTYPE_BYTES[hardware.device],
         kernels=hardware.rule_kernel and hardware.device == "cuda",

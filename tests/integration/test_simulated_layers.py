@@ -33,12 +33,16 @@ def test_one_layer_of_the_27b_holds_what_is_counted(kind: str, levers: Levers, n
 @pytest.mark.parametrize(
     "setting",
     [
-        Setting(DENSE, 1024, kernels=False),
-        Setting(DENSE, 1024, HALVES, kernels=False),
+        Setting(DENSE, 1024, kernels=False, convolution=False),
+        Setting(DENSE, 1024, HALVES, kernels=False, convolution=False),
         Setting(DENSE, 16_384),
         Setting(DENSE, 2048, micro_batch=2),
         Setting(DENSE, 2048, rank=64),
         Setting(DENSE, 2048, dropout=0.1),
+        Setting(DENSE, 2048, dora=True),
+        Setting(DENSE, 16_384, HALVES, dora=True),
+        Setting(DENSE, 2048, rank=0, nf4=False),
+        Setting(DENSE, 2048, convolution=False),
         Setting(MIXTURE, 4096),
         Setting(MIXTURE, 4096, HALVES),
         Setting("Qwen/Qwen3.5-0.8B", 4096),

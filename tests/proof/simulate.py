@@ -50,6 +50,7 @@ def row(setting: Setting, pair: Pair) -> str:
     told = [f"{setting.micro_batch} x {setting.tokens:,}", "NF4" if setting.nf4 else "bf16"]
     told.append(f"rank {setting.rank}" if setting.rank else "every weight trained")
     told += [] if setting.kernels else ["torch reference"]
+    told += [] if setting.convolution or not setting.kernels else ["torch convolution"]
     told += [f"dropout {setting.dropout}"] if setting.dropout else []
     told += ["DoRA"] if setting.dora else []
     for name, position in vars(setting.levers).items():
@@ -63,7 +64,7 @@ def rows() -> Iterator[tuple[Setting, list[Pair]]]:
     """Yields every setting with what was compared."""
     for setting in layer_settings():
         # attention knows nothing of the Gated DeltaNet's kernels
-        kinds = KINDS if setting.kernels else ["linear_attn"]
+        kinds = KINDS if setting.kernels and setting.convolution else ["linear_attn"]
         yield setting, [compare_layer(setting, kind) for kind in kinds]
     for base in (DENSE, OTHERS[-1]):
         for levers in lever_sets():
@@ -77,26 +78,31 @@ def rows() -> Iterator[tuple[Setting, list[Pair]]]:
 
 
 def layer_settings() -> Iterator[Setting]:
-    """Yields the settings of single layers."""
+    """Yields the settings of single layers; a mixture's experts can be neither DoRA's on NF4 nor trained here."""
     for tokens in (2048, 8192):
         for levers in (Levers(), HALVES):
             for nf4 in (True, False):
                 for kernels in (True, False):
-                    yield Setting(DENSE, tokens, levers, kernels=kernels, nf4=nf4)
+                    yield Setting(DENSE, tokens, levers, kernels=kernels, convolution=kernels, nf4=nf4)
     for base in OTHERS:
         for levers in (Levers(), HALVES):
             for kernels in (True, False):
-                yield Setting(base, 4096, levers, kernels=kernels)
+                yield Setting(base, 4096, levers, kernels=kernels, convolution=kernels)
     for levers in (Levers(), HALVES):
         plain = Setting(DENSE, 4096, levers)
         yield replace(plain, rank=64)
         yield replace(plain, dropout=0.1)
-        yield replace(plain, dropout=0.1, kernels=False)
+        yield replace(plain, dropout=0.1, kernels=False, convolution=False)
+        yield replace(plain, convolution=False)
         yield replace(plain, tokens=2048, micro_batch=2)
         yield replace(plain, dora=True)
         yield replace(plain, rank=0, nf4=False)
-    yield Setting(OTHERS[-1], 4096, Levers(), rank=0, nf4=False)
-    yield Setting(OTHERS[-1], 4096, Levers(), dropout=0.1)
+    for base in OTHERS[:-1]:
+        yield Setting(base, 4096, dora=True)
+        yield Setting(base, 4096, rank=0, nf4=False)
+        yield Setting(base, 4096, dropout=0.1)
+    yield Setting(OTHERS[-1], 4096, nf4=False, dora=True)
+    yield Setting(OTHERS[-1], 4096, dropout=0.1)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def compare_layer(setting: Setting, kind: str) -> Pair:
         dropout=setting.dropout > 0,
         kernels=setting.kernels,
         recompute=setting.levers.recompute,
+        convolution=setting.convolution,
+        dora=setting.dora,
     )
     tokens = setting.tokens * setting.micro_batch
     halves = setting.levers.recompute == "halves"
@@ -49,7 +51,7 @@ def compare_layer(setting: Setting, kind: str) -> Pair:
     for moment in moments:
         is_feed_forward = not any(moment.name.startswith(name) for name in KINDS.values())
         if moment.name.startswith(KINDS[kind]) or is_feed_forward:
-            size = sum(moment.bytes(tokens, e=E_BYTES, nf4=setting.nf4, full=not setting.rank))
+            size = sum(moment.bytes(tokens, e=E_BYTES, nf4=setting.nf4))
             # the budget counts the input that the feed-forward is recomputed from among the layers' inputs
             found.append(size + (halves and is_feed_forward) * tokens * setting.widths.hidden * E_BYTES)
     return Pair(kind, max(found), layer_peak(setting, kind).num_bytes)
@@ -88,6 +90,8 @@ def job_of(setting: Setting) -> Job:
         nf4=setting.nf4,
         e=E_BYTES,
         kernels=setting.kernels,
+        convolution=setting.convolution,
+        dora=setting.dora,
         cuda=False,
         length=setting.tokens,
     )

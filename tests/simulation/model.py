@@ -21,6 +21,7 @@ from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
 from finetune.levers import Levers
 from finetune.memory import Widths, read_widths
 from finetune.model import head, losses
+from finetune.model.adapter import keep_bfloat16
 from finetune.shape import FAMILY_MODULES, read_shape
 from simulation import kernels
 
@@ -42,6 +43,9 @@ class Setting:
     """Of each example."""
     levers: Levers = PLAIN
     kernels: bool = True
+    """Whether fla runs Gated DeltaNet's rule."""
+    convolution: bool = True
+    """Whether causal_conv1d runs the convolution before it."""
     nf4: bool = True
     rank: int = 16
     """0: every weight is trained, in float32."""
@@ -63,9 +67,11 @@ def on_cuda(setting: Setting) -> Iterator[None]:
         (head.NF4Head, "_restore_tile", kernels.restore_nf4_tile),
         (losses, "_add_product", kernels.add_product),
     ]
-    for module in (modeling_qwen3_5, modeling_qwen3_5_moe) if setting.kernels else ():
-        places.append((module, "torch_chunk_gated_delta_rule", kernels.chunk_gated_delta_rule))
-        places.append((module, "causal_conv1d_fn", kernels.causal_conv1d))
+    for module in (modeling_qwen3_5, modeling_qwen3_5_moe):
+        if setting.kernels:
+            places.append((module, "torch_chunk_gated_delta_rule", kernels.chunk_gated_delta_rule))
+        if setting.convolution:
+            places.append((module, "causal_conv1d_fn", kernels.causal_conv1d))
     before = [getattr(place, name) for place, name, _ in places]
     for place, name, function in places:
         setattr(place, name, function)
@@ -102,11 +108,10 @@ def build(setting: Setting) -> Any:
                 use_dora=setting.dora,
             )
             model = get_peft_model(model, lora).get_base_model()
+            keep_bfloat16(model)
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False  # as finetune.model.adapter leaves it on a GPU
-            if setting.dropout:
-                module.lora_dropout["default"] = kernels.Dropout(setting.dropout)
+        if isinstance(module, BaseTunerLayer) and setting.dropout:
+            module.lora_dropout["default"] = kernels.Dropout(setting.dropout)
         take_off_meta(module)
     for parameter in model.parameters():
         if parameter.requires_grad:

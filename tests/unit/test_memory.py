@@ -232,10 +232,12 @@ def test_the_loss_never_holds_logits() -> None:
 
 @pytest.mark.parametrize("base", [DENSE, MIXTURE, "Qwen/Qwen3.5-0.8B"])
 @pytest.mark.parametrize("levers", [Levers(), Levers("host", "nf4", "host", "halves", "paged_adamw_8bit")])
-def test_parts_add_up_to_the_peak_and_static_is_among_them(base: str, levers: Levers) -> None:
-    told = needed(levers, base=base)
+@pytest.mark.parametrize("changes", [{}, {"rank": 0, "nf4": False}, {"dora": True}, {"dropout": True}], ids=str)
+def test_parts_add_up_to_the_peak_and_static_is_among_them(base: str, levers: Levers, changes: dict[str, Any]) -> None:
+    told = needed(levers, base=base, **changes)
     assert sum(told.parts.values()) == told.peak_bytes == told.moments[told.peak] == max(told.moments.values())
-    come_and_gone = {"layer inputs", "loss", "one layer", "one matrix", "gaps", "optimizer's temporaries"}
+    come_and_gone = {"layer inputs", "loss", "one layer", "one matrix", "gaps"}
+    come_and_gone |= {"optimizer's temporaries", "vocabulary's gradient"}
     assert sum(size for name, size in told.parts.items() if name not in come_and_gone) == told.static_bytes
     assert all(size > 0 for size in told.parts.values())
 
@@ -256,6 +258,29 @@ def test_static_parts_of_rank_16_are_counted_by_hand() -> None:
     assert parts["optimizer states"] == 8 * 108_789_760
     assert parts["CUDA context"] == CONTEXT_BYTES
     assert "CUDA context" not in needed(Levers(), cuda=False).parts
+
+
+def test_dora_makes_an_identity_as_wide_as_the_widest_input() -> None:
+    moments = layer_moments(job().widths, e=2, rank=16, dropout=False, kernels=True, recompute="halves", dora=True)
+    (at_down,) = (moment for moment in moments if moment.name == "feed-forward: DoRA of down_proj")
+    # in float32 and in bfloat16; the adapter's first product with it is (17,408, 5,120) in bfloat16
+    assert at_down.bytes(0, e=2, nf4=True) == (0, 17_408**2 * (4 + 2) + 2 * 17_408 * 5120)
+    plain, dora = needed(Levers(), length=2048), needed(Levers(), length=2048, dora=True)
+    assert dora.peak_bytes - plain.peak_bytes > 2 * GIB
+
+
+def test_a_trained_vocabulary_has_a_gradient_beside_the_one_that_is_kept() -> None:
+    """A tied one's first half, of the head, waits through the whole backward for the second, of the embedding."""
+    whole = 4 * 248_320 * 2560
+    tied = needed(Levers(), base="Qwen/Qwen3.5-4B", rank=0, nf4=False)
+    assert (tied.peak, tied.parts["vocabulary's gradient"]) == ("embedding: backward", 2 * whole)
+    longer = needed(Levers(), base="Qwen/Qwen3.5-4B", rank=0, nf4=False, length=32_768)
+    assert "layer" in longer.peak
+    assert longer.parts["vocabulary's gradient"] == whole
+    apart = needed(Levers(), base="Qwen/Qwen3.5-9B", rank=0, nf4=False, length=32_768)
+    assert "vocabulary's gradient" not in apart.parts
+    by_tiles = loss_moments(job().widths, 8, e=2, head="full", adapter_copies=0, trained=True)["loss: backward"]
+    assert by_tiles > 4 * VOCABULARY
 
 
 def test_gaps_are_a_share_of_what_comes_and_goes() -> None:

@@ -30,6 +30,8 @@ GIB, MIB, TERA, GIGA = 2**30, 2**20, 1e12, 1e9
 
 MOST_GPUS = 1024
 
+MOST_HOST_GIB = 65_536
+
 NAMED_TOLERANCE = 0.07
 """Between a size in a card's name and what the driver reports: 23,028 MiB is sold as 24 GB."""
 
@@ -193,15 +195,33 @@ def _sized(squeezed: str) -> Card | None:
     Raises:
         RecipeError: no GPU is so small or so large.
     """
-    size = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(gb?|gib|mib|mb)", squeezed)
-    if size is None:
+    memory_bytes = _size_bytes(squeezed)
+    if memory_bytes is None:
         return None
-    memory_bytes = int(float(size[1]) * (MIB if size[2].startswith("m") else GIB))
     most = LARGE_CLASSES[-1][0]
     if not GIB <= memory_bytes <= most * GIB:
         why = f"a size is from 1 to {most:,} GB"
-        raise RecipeError(f"no GPU has {size[0]}", where=f"--gpu {size[0]}", why=why, fix="--gpu 24GB")
+        raise RecipeError(f"no GPU has {squeezed}", where=f"--gpu {squeezed}", why=why, fix="--gpu 24GB")
     return _of_class(memory_bytes)
+
+
+def parse_host(words: str) -> int:
+    """Reads the size of a host's memory, such as `64GB`.
+
+    Raises:
+        RecipeError: it is no size.
+    """
+    host_bytes = _size_bytes(_squeezed(words))
+    if host_bytes is None or not GIB <= host_bytes <= MOST_HOST_GIB * GIB:
+        where = _typed(words).replace("--gpu", "--host", 1)
+        why = f"a size is from 1GB to {MOST_HOST_GIB}GB"
+        raise RecipeError("this is no size of a host's memory", where=where, why=why, fix="--host 64GB")
+    return host_bytes
+
+
+def _size_bytes(squeezed: str) -> int | None:
+    size = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(gb?|gib|mib|mb)", squeezed)
+    return int(float(size[1]) * (MIB if size[2].startswith("m") else GIB)) if size else None
 
 
 def _of_class(memory_bytes: int) -> Card:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune import host, nvidia
-from finetune.cards import Card, card_named, parse_gpus
+from finetune.cards import Card, card_named, parse_gpus, parse_host
 
 DRIVER_SHARE = 0.03
 """Of a GPU's memory that the driver keeps, or hands out in pieces too coarse to be used.
@@ -57,7 +57,7 @@ class Hardware:
     compute_capability: tuple[int, int] | None = None
     """Of the smallest GPU, as (8, 9)."""
     wished: bool = False
-    """Whether `--gpu` described it; then nobody knows the memory of its host."""
+    """Whether `--gpu` described it and no `--host` did; then nobody knows the memory of its host."""
     trouble: str = ""
     """Why the driver could not be asked; empty when it answered, or where there is none."""
 
@@ -123,6 +123,15 @@ def wished(words: str) -> Hardware:
         wished=True,
     )
     return _around(wish)
+
+
+def with_host(hardware: Hardware, words: str) -> Hardware:
+    """The same GPUs in a host of the memory that `--host` says.
+
+    Raises:
+        RecipeError: it is no size.
+    """
+    return replace(hardware, host_bytes=parse_host(words), wished=False)
 
 
 def usable_bytes(total: int) -> int:

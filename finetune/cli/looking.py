@@ -51,6 +51,7 @@ def runs(folder: Path = typer.Option(Path("runs"), "--runs", help="The folder of
 
 def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSON) -> None:
     """Print a run's chain of proofs."""
+    from finetune.plan import in_short, read_plan
     from finetune.run import manifest, open_run
 
     opened = open_run(run)
@@ -59,6 +60,7 @@ def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSO
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return
     print(f"{told['run']}, begun {told['created']}")
+    print(f"plan {in_short(read_plan(opened.plan))}")
     for note in told["notes"]:
         print(f"note: {note}")
     for stage in told["stages"]:

@@ -35,6 +35,7 @@ def train(
     as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the run folder."),
 ) -> None:
     """Train a recipe to a proven adapter. The last line on stdout is the run folder."""
+    from finetune.plan import in_short, read_plan
     from finetune.recipe import load
     from finetune.run import open_run
 
@@ -52,6 +53,7 @@ def train(
             assert wishes is not None
             run, dataset = begin(wishes, runs, stop, progress.say)
         progress.say(f"run {run.path}")
+        progress.say(f"plan {in_short(read_plan(run.plan))}")
         entry = train_run(run, stop, progress.say, progress.show, dataset, cache)
         progress.say(_summary(entry))
     print(json.dumps({"run": str(run.path), **entry}, ensure_ascii=False) if as_json else run.path)

@@ -69,7 +69,12 @@ class Budget:
     """Of the parts, what stays from the first step to the last, CUDA's context included."""
     moments: dict[str, int]
     """Every moment that might be the peak, with the bytes that are held then."""
-    host_bytes: int
+    host_parts: dict[str, int]
+    """What the host's memory is needed for."""
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(self.host_parts.values())
 
     @property
     def peak_bytes(self) -> int:
@@ -89,20 +94,24 @@ def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
     inputs, offloaded = _inputs(job, levers, tokens)
     coming: dict[str, dict[str, int]] = {}
     for name, size in _loss(job, levers, tokens).items():
-        coming[name] = {"layer inputs": inputs, "loss": size}
+        coming[name] = {"inputs to recompute from": inputs, "loss": size}
     for moment in _layer_moments(job, levers):
         tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4)
-        coming[moment.name] = {"layer inputs": inputs, "one layer": tensors, "one matrix": matrix}
+        coming[moment.name] = {
+            "inputs to recompute from": inputs,
+            "activations of one layer": tensors,
+            "matrices made meanwhile": matrix,
+        }
         if job.full and job.widths.tied:  # the head's share of the gradient waits for the embedding's
             coming[moment.name]["vocabulary's gradient"] = _vocabulary_gradient(job)
     if job.full:
         coming["embedding: backward"] = {"vocabulary's gradient": _vocabulary_gradient(job) * (1 + job.widths.tied)}
     if job.scored_length > job.length:
-        coming["held-out example: scored"] = {"one layer": _scored(job)}
+        coming["held-out example: scored"] = {"activations of one layer": _scored(job)}
     coming["optimizer step"] = {"optimizer's temporaries": TRAINED_BYTES * job.num_trained}
     moments = {}
     for name, parts in coming.items():
-        parts["gaps"] = round(FRAGMENTATION * sum(parts.values())) + WORKSPACE_BYTES * job.cuda
+        parts["gaps between blocks"] = round(FRAGMENTATION * sum(parts.values())) + WORKSPACE_BYTES * job.cuda
         moments[name] = held + sum(parts.values())
     worst = max(moments, key=lambda name: moments[name])
     parts = static | {name: size for name, size in coming[worst].items() if size}
@@ -162,8 +171,14 @@ def _loss(job: Job, levers: Levers, tokens: int) -> dict[str, int]:
     return loss_moments(job.widths, tokens, e=job.e, head=levers.head, adapter_copies=copies, trained=job.full)
 
 
-def _host(job: Job, levers: Levers, offloaded: int, moved: int, peak: int) -> int:
-    """Host memory: the process, what the levers put there, and the largest tensor on its way from disk."""
-    embedding = job.weights.embedding * job.e if levers.embeddings == "host" else 0
-    on_host = PROCESS_BYTES + embedding + offloaded + moved + job.weights.largest * job.e
-    return on_host if job.cuda else on_host + peak
+def _host(job: Job, levers: Levers, offloaded: int, moved: int, peak: int) -> dict[str, int]:
+    """The process, what the levers put on the host, and the largest tensor on its way from disk."""
+    parts = {
+        "process": PROCESS_BYTES,
+        "inputs to recompute from, pinned": offloaded,
+        "embedding": job.weights.embedding * job.e if levers.embeddings == "host" else 0,
+        "optimizer's pages": moved,
+        "a tensor being loaded": job.weights.largest * job.e,
+        "the training itself": 0 if job.cuda else peak,
+    }
+    return {name: size for name, size in parts.items() if size}

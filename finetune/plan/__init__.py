@@ -1,21 +1,26 @@
 """Floor 3: what follows from a recipe on a machine, decided by arithmetic and written down."""
 
 from finetune.plan.candidates import Candidate, Room
-from finetune.plan.deciding import UNQUANTISED, check_fits, decide, make_plan, room_of
-from finetune.plan.explaining import explain
-from finetune.plan.record import Choices, Plan, read_plan
+from finetune.plan.deciding import decide, room_of
+from finetune.plan.explaining import Rejected, explain, in_short
+from finetune.plan.making import check_fits, make_plan
+from finetune.plan.record import Choices, Plan, levers_of, read_plan
 from finetune.plan.rescue import out_of_memory
 from finetune.plan.rules import refusals
+from finetune.plan.writing import UNQUANTISED
 
 __all__ = [
     "UNQUANTISED",
     "Candidate",
     "Choices",
     "Plan",
+    "Rejected",
     "Room",
     "check_fits",
     "decide",
     "explain",
+    "in_short",
+    "levers_of",
     "make_plan",
     "out_of_memory",
     "read_plan",

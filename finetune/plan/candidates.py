@@ -21,8 +21,8 @@ MICRO_BATCH_TOKENS = {"cuda": 65_536, "cpu": 4096}
 SAFE = 1 / 1.03
 """Of the device's bytes that a set may fill without counting on the last digits of the arithmetic."""
 
-NEARLY = 1.01
-"""Two sets whose steps take within a hundredth of each other are equally fast; the plainer one is taken."""
+NEARLY = 1.02
+"""Two sets whose steps take within so much of each other are equally fast to a roofline; the plainer one is taken."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,17 @@ def best(found: Sequence[Candidate], room: Room) -> Candidate:
     safe = [each for each in rounded_least if each.budget.peak_bytes <= SAFE * room.device_bytes] or rounded_least
     fastest = min(each.seconds for each in safe)
     quick = [each for each in safe if each.seconds <= NEARLY * fastest]
-    return min(quick, key=lambda each: (each.num_pulled, each.seconds))
+    return min(quick, key=lambda each: (each.num_pulled, _states(each), each.seconds))
 
 
 def _roundness(candidate: Candidate) -> int:
     """How coarsely the head is rounded: of all levers only this one changes numbers."""
     return POSITIONS["head"].index(candidate.choices.head)
+
+
+def _states(candidate: Candidate) -> int:
+    """How far AdamW's states are from float32; of two sets as plain as each other the more exact one is taken."""
+    return POSITIONS["optimizer"].index(candidate.choices.optimizer)
 
 
 def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices) -> Work:
@@ -99,8 +104,13 @@ def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices) -> Wo
     shortest = max(1.0, 2 * mean - length)
     padded = shortest + (length - shortest) * choices.micro_batch / (choices.micro_batch + 1)
     padded = mean if choices.micro_batch == 1 else max(mean, padded)
-    batch = recipe.train.batch_size
-    return Work(batch * padded, batch * mean * learnt, choices.accumulation)
+    batch = examples_in_a_step(recipe, counts)
+    return Work(batch * padded, batch * mean * learnt, -(-batch // choices.micro_batch))
+
+
+def examples_in_a_step(recipe: Recipe, counts: Counts) -> int:
+    """Gives the batch, or all examples where there are fewer."""
+    return min(recipe.train.batch_size, max(1, counts.examples))
 
 
 def _open(recipe: Recipe, job: Job) -> Iterator[Choices]:

@@ -3,66 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.levers import POSITIONS
 from finetune.plan.candidates import Candidate, Room
+from finetune.plan.record import Plan
+from finetune.recipe import Recipe
 
 GIB = 2**30
 
+HARDLY = 0.01
+"""Of a step's time; a roofline tells no smaller difference."""
 
-def reason(chosen: Candidate, room: Room) -> str:
-    """Says in one sentence why this set was chosen."""
+
+@dataclass(frozen=True)
+class Rejected:
+    """One lever moved, or another micro-batch, and all else as chosen."""
+
+    lever: str
+    position: str
+    peak_bytes: int | None
+    """More than chosen, on the device; None where it was not worked out."""
+    host_bytes: int | None
+    """More than chosen, on the host."""
+    seconds: float | None
+    """Of a step, as a multiple of what was chosen."""
+    verdict: str
+
+
+def reason(chosen: Candidate, room: Room, head: str) -> str:
+    """Says in one sentence why this set was chosen.
+
+    Args:
+        chosen: the set.
+        room: what there is to fit into.
+        head: what the recipe says of the output head.
+    """
     if not chosen.fits:
-        return "nothing fits; this holds least"
-    pulled = chosen.num_pulled
-    if not pulled:
+        return "nothing that the recipe leaves open fits; this holds least"
+    if not chosen.num_pulled:
         return "the plain stack fits, and nothing is faster"
     spare = (room.device_bytes - chosen.budget.peak_bytes) / GIB
-    exact = "" if chosen.choices.head == "full" else ", and none fits with an unrounded head"
-    return f"the fastest set that fits, {spare:.1f} GiB to spare{exact}"
+    rounded = chosen.choices.head != "full" and head == "auto"
+    return f"the fastest set that fits, {spare:.1f} GiB to spare{', and none fits with the head whole' * rounded}"
 
 
-def explain(chosen: Candidate, found: Sequence[Candidate], room: Room) -> list[str]:
+def in_short(plan: Plan) -> str:
+    """Says in one line what was decided."""
+    moved = [
+        f"{n} {getattr(plan.choices, n)}" for n, where in POSITIONS.items() if getattr(plan.choices, n) != where[0]
+    ]
+    step = f"{plan.choices.micro_batch} x {plan.choices.accumulation} examples a step"
+    peak = f"{plan.peak_bytes / GIB:.2f} of {plan.gpu_bytes / GIB:.2f} GiB at the peak"
+    return f"{step}; {', '.join(moved) or 'the plain stack'}; {peak}"
+
+
+def explain(recipe: Recipe, chosen: Candidate, found: Sequence[Candidate], room: Room) -> list[Rejected]:
     """Lists what was rejected, one change at a time: positions of levers, and micro-batches."""
     by_choice = {candidate.choices: candidate for candidate in found}
-    lines = []
+    rejected = []
     for name, positions in POSITIONS.items():
-        here = getattr(chosen.choices, name)
         for position in positions:
-            if position == here:
-                continue
-            changed: dict[str, Any] = {name: position}
-            other = by_choice.get(replace(chosen.choices, **changed))
-            told = "left out: the recipe, the base or the device does not allow it"
-            lines.append(f"{name} {position}: {_told(chosen, other, room) if other else told}")
-    return lines + list(_micro_batches(chosen, found, room))
+            change: dict[str, Any] = {name: position}
+            other = by_choice.get(replace(chosen.choices, **change))
+            if other is None:
+                pinned = getattr(recipe.memory, name) != "auto"
+                verdict = f"the recipe pins memory.{name}" if pinned else "this base or device has no use for it"
+                rejected.append(Rejected(name, position, None, None, None, verdict))
+            elif other is not chosen:
+                rejected.append(_rejected(name, position, chosen, other, room))
+    return rejected + list(_micro_batches(chosen, found, room))
 
 
-def _micro_batches(chosen: Candidate, found: Sequence[Candidate], room: Room) -> Iterator[str]:
+def _micro_batches(chosen: Candidate, found: Sequence[Candidate], room: Room) -> Iterator[Rejected]:
     for other in found:
         same = replace(other.choices, micro_batch=chosen.choices.micro_batch, accumulation=chosen.choices.accumulation)
         if other is not chosen and same == chosen.choices:
-            yield f"micro batch {other.choices.micro_batch}: {_told(chosen, other, room)}"
+            yield _rejected("micro_batch", str(other.choices.micro_batch), chosen, other, room)
 
 
-def _told(chosen: Candidate, other: Candidate, room: Room) -> str:
-    """Says what another set would save or cost, and why it was not taken."""
-    saved = (chosen.budget.peak_bytes - other.budget.peak_bytes) / GIB
-    slower = other.seconds / chosen.seconds - 1
-    bytes_told = (
-        f"saves {saved:.2f} GiB"
-        if saved >= 0.005
-        else f"costs {-saved:.2f} GiB"
-        if saved <= -0.005
-        else "saves nothing"
+def _rejected(lever: str, position: str, chosen: Candidate, other: Candidate, room: Room) -> Rejected:
+    return Rejected(
+        lever,
+        position,
+        other.budget.peak_bytes - chosen.budget.peak_bytes,
+        other.budget.host_bytes - chosen.budget.host_bytes,
+        other.seconds / chosen.seconds,
+        _verdict(chosen, other, room),
     )
-    speed = f"{slower:+.1%} a step" if abs(slower) >= 0.0005 else "as fast"
-    return f"{bytes_told}, {speed}; {_verdict(chosen, other, room)}"
 
 
 def _verdict(chosen: Candidate, other: Candidate, room: Room) -> str:
+    """Says why another set was not taken."""
     if other.budget.peak_bytes > room.device_bytes:
         return f"does not fit by {(other.budget.peak_bytes - room.device_bytes) / GIB:.2f} GiB"
     if other.budget.host_bytes > room.host_bytes:
@@ -70,6 +103,8 @@ def _verdict(chosen: Candidate, other: Candidate, room: Room) -> str:
     heads = POSITIONS["head"]
     if heads.index(other.choices.head) > heads.index(chosen.choices.head):
         return "rounds the head, which is not needed"
-    if other.seconds > chosen.seconds * 1.0005:
+    if other.seconds > (1 + HARDLY) * chosen.seconds:
         return "slower"
+    if other.seconds < chosen.seconds / (1 + HARDLY):
+        return "faster, and too close to the edge"
     return "not needed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune.plan.record import Plan
+from finetune.plan.record import Plan, levers_of
 
 FORMATS = (".png", ".svg")
 GIB = 2**30
@@ -22,11 +22,12 @@ COLOURS = {
     "optimizer states": "#b8642f",
     "optimizer's temporaries": "#8f4a22",
     "CUDA context": "#8c8c8c",
-    "layer inputs": "#2f6b3f",
-    "one layer": "#5d9a6b",
-    "one matrix": "#8dbb97",
+    "inputs to recompute from": "#2f6b3f",
+    "activations of one layer": "#5d9a6b",
+    "matrices made meanwhile": "#8dbb97",
     "loss": "#5d9a6b",
-    "gaps": "#cfe3d2",
+    "vocabulary's gradient": "#a8c9ae",
+    "gaps between blocks": "#cfe3d2",
 }
 """Blues for weights, warm colours for what is trained, greens for what comes and goes."""
 
@@ -48,16 +49,15 @@ def draw_memory(plan: Plan, file: Path) -> None:
         axes.plot([], [], "s", color=colour, markersize=8, label=f"{name}  {size / GIB:.2f}")
         left += size / GIB
     room = plan.gpu_bytes / GIB
+    if left > room:
+        axes.barh(0, left - room, left=room, height=0.55, fill=False, hatch="///", edgecolor="#b02a2a", linewidth=0)
     axes.axvline(room, color="#b02a2a", linewidth=1.6)
-    axes.annotate(f"{room:.1f} GiB", (room, 0.36), (-4, 0), textcoords="offset points", color="#b02a2a", ha="right")
+    told = f"{plan.gpu or 'this machine'} gives {room:.1f} GiB"
+    axes.annotate(told, (room, 0.38), (-5, 0), textcoords="offset points", color="#b02a2a", ha="right", fontsize=9)
     choices = plan.choices
-    verdict = "fits" if plan.fits else "does not fit"
-    axes.set_title(
-        f"{plan.base}, {plan.method}, {choices.micro_batch} x {plan.length:,} tokens on {plan.gpu or 'the host'}: "
-        f"{left:.1f} GiB, {verdict}",
-        loc="left",
-        fontsize=10,
-    )
+    verdict = f"fits, {room - left:.1f} to spare" if plan.fits else f"{left - room:.1f} too much"
+    title = f"{plan.base}, {plan.method}, {choices.micro_batch} x {plan.length:,} tokens: {left:.1f} GiB, {verdict}"
+    axes.set_title(f"{title}\n{levers_of(plan)}; planned, not measured", loc="left", fontsize=9.5, linespacing=1.5)
     axes.set(xlabel="GiB at the peak", xlim=(0, 1.06 * max(room, left)), ylim=(-0.4, 0.5), yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8, handletextpad=0.2)

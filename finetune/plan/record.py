@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ArtifactError
-from finetune.levers import Levers
+from finetune.levers import POSITIONS, Levers
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Plan:
     trainable_parameters: int
     total_parameters: int
     """Of the text model; vision and multi-token prediction are not loaded."""
-    routed_parameters: int
     choices: Choices
     fits: bool
     gpu_bytes: int
@@ -67,6 +66,8 @@ class Plan:
     """Moment that might be the peak -> bytes held then."""
     host_bytes: int
     """Of the host's memory."""
+    host_parts: dict[str, int]
+    """Name -> bytes; they add up to host_bytes."""
     disk_bytes: dict[str, int]
     """Stage -> bytes that it writes."""
     length: int
@@ -87,13 +88,20 @@ class Plan:
     learnt_tokens: int | None
     why: str
     """Why these choices."""
-    proposals: tuple[str, ...]
-    """If it does not fit: recipes near to this one that do, each as words for the command line."""
     notes: tuple[str, ...]
+    cards: tuple[str, ...] = ()
+    """If it does not fit: the smallest cards on which it does, as words for --gpu."""
+    proposals: tuple[str, ...] = ()
+    """If it does not fit: recipes near to this one that do, each as words for the command line."""
 
     def to_json(self) -> str:
         """Writes the plan as it stands in plan.json."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+def levers_of(plan: Plan) -> str:
+    """Writes the position of every lever."""
+    return ", ".join(f"{name} {getattr(plan.choices, name)}" for name in POSITIONS)
 
 
 def read_plan(file: Path) -> Plan:
@@ -102,7 +110,7 @@ def read_plan(file: Path) -> Plan:
     Raises:
         ArtifactError: it is not one.
     """
-    lists = ("unquantised", "target_modules", "proposals", "notes")
+    lists = ("unquantised", "target_modules", "cards", "proposals", "notes")
     try:
         told: dict[str, Any] = json.loads(file.read_text())
         choices = Choices(**told["choices"])

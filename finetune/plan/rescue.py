@@ -8,7 +8,7 @@ from dataclasses import asdict
 from finetune.data import Counts
 from finetune.errors import DoesNotFit
 from finetune.hardware import Hardware, plannable_bytes
-from finetune.plan.deciding import make_plan
+from finetune.plan.making import make_plan
 from finetune.plan.nearest import changed
 from finetune.plan.record import Plan
 from finetune.recipe import Recipe

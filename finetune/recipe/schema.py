@@ -67,7 +67,7 @@ class Data(Section):
     preserve_thinking: Flag = False
     """Keep the reasoning of earlier turns in the prompt, in training and ever after."""
     packing: Flag = False
-    """Lay several examples end to end; refused where the kernels would let one look into another."""
+    """Lay several examples end to end. Not built yet: refused, with the reason."""
 
 
 class Lora(Section):
@@ -136,12 +136,12 @@ class Memory(Section):
 
 
 class Parallel(Section):
-    """How several GPUs share the work."""
+    """How several GPUs share the work; one trains so far."""
 
     zero: Annotated[int, Field(strict=True, ge=0, le=3)] = 0
-    """Stage of DeepSpeed's ZeRO: 0 shards nothing, 1 optimizer states, 2 gradients too, 3 parameters too."""
+    """Stage of DeepSpeed's ZeRO, 1 to 3. Not built yet: all but 0 is refused."""
     expert: Count = 1
-    """Over how many GPUs the routed experts are spread."""
+    """Over how many GPUs the routed experts are spread. Not built yet: all but 1 is refused."""
 
 
 class Recipe(Section):

@@ -86,7 +86,7 @@ def memory_claims(trainer: ProvingTrainer, rehearsal: Rehearsal) -> list[Claim]:
         return [{"claim": told, "measured": rehearsal.resident_bytes, "tolerance": None, "holds": True}]
     peak = max(rehearsal.allocated_bytes, torch.cuda.max_memory_allocated())
     reserved = max(rehearsal.reserved_bytes, torch.cuda.max_memory_reserved())
-    planned = plan.peak_bytes - plan.parts.get("CUDA context", 0) - plan.parts.get("gaps", 0)
+    planned = plan.peak_bytes - plan.parts.get("CUDA context", 0) - plan.parts.get("gaps between blocks", 0)
     near = abs(peak / planned - 1) <= TOLERANCE
     return [
         {

@@ -86,7 +86,7 @@ def levers_of(choices: Choices) -> Levers:
 def promise(base: Base, hardware: Hardware, levers: Levers, tokens: int) -> Promise:
     """Counts the bytes of one cell."""
     found = budget(job(base, hardware, tokens), levers, 1)
-    context, gaps = found.parts.get("CUDA context", 0), found.parts.get("gaps", 0)
+    context, gaps = found.parts.get("CUDA context", 0), found.parts.get("gaps between blocks", 0)
     peak = found.peak_bytes
     return Promise(peak - context - gaps, peak - context, peak, found.static_bytes - context, found.peak)
 

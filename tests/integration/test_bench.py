@@ -165,7 +165,7 @@ def test_what_is_promised_is_what_the_plan_counts(whole: Base) -> None:
         counted = budget(predicting.job(whole, hardware, 4096), levers, 1)
         parts = dict(counted.parts)
         assert made.peak_bytes == counted.peak_bytes == sum(parts.values())
-        assert made.allocated_bytes == sum(parts.values()) - parts["CUDA context"] - parts["gaps"]
+        assert made.allocated_bytes == sum(parts.values()) - parts["CUDA context"] - parts["gaps between blocks"]
         longest = predicting.longest(whole, hardware, levers, step=256, most=131_072)
         room = 0.97 * 24 * 2**30
         assert predicting.promise(whole, hardware, levers, longest).peak_bytes <= room

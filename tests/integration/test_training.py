@@ -122,7 +122,9 @@ def test_a_family_whose_first_half_is_dead_is_stopped_in_the_second_step(pico_ba
 
 def test_full_training_without_a_familys_gradient_is_stopped(pico_base: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match="the weights of attention got no gradient at step 1"):
-        train(pico_base, tmp_path, "method=full", "lora.dropout=0", touch=lambda trainer: freeze(trainer, "attention", ""))
+        train(
+            pico_base, tmp_path, "method=full", "lora.dropout=0", touch=lambda trainer: freeze(trainer, "attention", "")
+        )
 
 
 def test_no_pickle_of_the_arguments_is_written(pico_base: Path, tmp_path: Path) -> None:

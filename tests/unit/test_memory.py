@@ -190,11 +190,11 @@ def test_widths_are_read_off_the_shapes(base: str, expected: tuple[int, ...]) ->
 def test_the_input_of_a_layer_is_10240_bytes_a_token_and_of_64_layers_655360() -> None:
     told = needed(Levers(), length=8192)
     rotary = 2 * 64 * 2  # cosine and sine of a quarter of 256, in bfloat16
-    assert told.parts["layer inputs"] == 8192 * (64 * 10_240 + rotary) == 8192 * (655_360 + rotary)  # facts
+    assert told.parts["inputs to recompute from"] == 8192 * (64 * 10_240 + rotary) == 8192 * (655_360 + rotary)  # facts
     halves = needed(Levers(recompute="halves"), length=8192)
-    assert halves.parts["layer inputs"] == 8192 * (2 * 655_360 + rotary)
+    assert halves.parts["inputs to recompute from"] == 8192 * (2 * 655_360 + rotary)
     host = needed(Levers(checkpoints="host"), length=8192)
-    assert host.parts["layer inputs"] == 8192 * (2 * 10_240 + rotary)
+    assert host.parts["inputs to recompute from"] == 8192 * (2 * 10_240 + rotary)
     assert host.host_bytes - told.host_bytes == 8192 * 655_360
 
 
@@ -236,8 +236,8 @@ def test_the_loss_never_holds_logits() -> None:
 def test_parts_add_up_to_the_peak_and_static_is_among_them(base: str, levers: Levers, changes: dict[str, Any]) -> None:
     told = needed(levers, base=base, **changes)
     assert sum(told.parts.values()) == told.peak_bytes == told.moments[told.peak] == max(told.moments.values())
-    come_and_gone = {"layer inputs", "loss", "one layer", "one matrix", "gaps"}
-    come_and_gone |= {"optimizer's temporaries", "vocabulary's gradient"}
+    come_and_gone = {"inputs to recompute from", "loss", "activations of one layer", "matrices made meanwhile"}
+    come_and_gone |= {"gaps between blocks", "optimizer's temporaries", "vocabulary's gradient"}
     assert sum(size for name, size in told.parts.items() if name not in come_and_gone) == told.static_bytes
     assert all(size > 0 for size in told.parts.values())
 
@@ -285,8 +285,9 @@ def test_a_trained_vocabulary_has_a_gradient_beside_the_one_that_is_kept() -> No
 
 def test_gaps_are_a_share_of_what_comes_and_goes() -> None:
     parts = needed(Levers()).parts
-    moving = parts["layer inputs"] + parts["one layer"] + parts.get("one matrix", 0)
-    assert parts["gaps"] == round(FRAGMENTATION * moving) + WORKSPACE_BYTES
+    moving = parts["inputs to recompute from"] + parts["activations of one layer"]
+    moving += parts.get("matrices made meanwhile", 0)
+    assert parts["gaps between blocks"] == round(FRAGMENTATION * moving) + WORKSPACE_BYTES
 
 
 def test_each_lever_saves_what_it_says() -> None:

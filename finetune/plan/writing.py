@@ -1,0 +1,110 @@
+"""Writes down what was decided, and what follows from it: steps, bytes, seconds, and words for the user."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from finetune.data import Counts
+from finetune.hardware import Hardware
+from finetune.plan.candidates import Candidate, examples_in_a_step, work_of
+from finetune.plan.deciding import job_of, room_of, targets
+from finetune.plan.disk import disk_bytes
+from finetune.plan.explaining import reason
+from finetune.plan.record import Plan
+from finetune.recipe import Recipe, is_folder
+from finetune.shape import FAMILY_MODULES, ModelShape
+from finetune.speed import CPU
+
+UNQUANTISED = ("lm_head", "in_proj_a", "in_proj_b", "shared_expert_gate", "model.visual")
+"""Linear layers that stay in the base's dtype. Naming any replaces bitsandbytes' own list, so lm_head is here."""
+
+CHECKPOINTS_IN_A_RUN = 10
+
+
+def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts, chosen: Candidate) -> Plan:
+    """Writes a plan down; where nothing fits, without the ways out."""
+    job, linears = job_of(recipe, shape, hardware, counts), targets(recipe, shape)
+    room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
+    per_epoch, steps = _steps(recipe, counts)
+    run_seconds = chosen.seconds * _whole_steps(recipe, counts)
+    return Plan(
+        base=Path(recipe.base).name if is_folder(recipe.base) else recipe.base,
+        revision=None if is_folder(recipe.base) else recipe.revision,
+        method=recipe.method,
+        device=hardware.device,
+        gpu=hardware.gpus[0] if hardware.gpus else "",
+        kernels=job.kernels and job.convolution,
+        rule_kernel=job.kernels,
+        dtype="bfloat16" if job.cuda else "float32",
+        quantisation="nf4 with double quantisation" if job.nf4 else None,
+        unquantised=UNQUANTISED if job.nf4 else (),
+        target_modules=() if job.full else tuple(m for f in recipe.lora.targets for m in FAMILY_MODULES[f][1]),
+        num_targets=dict(Counter(linear.family for linear in linears)),
+        rank=recipe.lora.rank,
+        alpha=recipe.lora.alpha or 2.0 * recipe.lora.rank,
+        variant=_variant(recipe),
+        trainable_parameters=job.num_trained,
+        total_parameters=shape.num_text_parameters,
+        choices=choices,
+        fits=chosen.fits,
+        gpu_bytes=room.device_bytes,
+        peak_bytes=needed.peak_bytes,
+        peak=needed.peak,
+        static_bytes=needed.static_bytes,
+        parts=needed.parts,
+        moments=needed.moments,
+        host_bytes=needed.host_bytes,
+        host_parts=needed.host_parts,
+        disk_bytes=disk_bytes(recipe, shape, job, choices),
+        length=job.length,
+        step_seconds=chosen.seconds,
+        run_seconds=run_seconds,
+        energy_kwh=run_seconds * (hardware.card or CPU).watts / 3.6e6,
+        tokens_per_second=work_of(recipe, counts, job.length, choices).tokens / chosen.seconds,
+        examples=counts.examples,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        warmup_steps=math.ceil(recipe.train.warmup * steps),
+        save_every=recipe.train.save_every or math.ceil(steps / CHECKPOINTS_IN_A_RUN),
+        tokens=counts.tokens,
+        learnt_tokens=counts.learnt_tokens,
+        why=reason(chosen, room, recipe.memory.head),
+        notes=tuple(_notes(recipe, shape, hardware)),
+    )
+
+
+def _whole_steps(recipe: Recipe, counts: Counts) -> float:
+    """Counts the steps' worth of examples of a run: the last step of an epoch may have only a part of a batch."""
+    return recipe.train.max_steps or recipe.train.epochs * counts.examples / examples_in_a_step(recipe, counts)
+
+
+def _variant(recipe: Recipe) -> str:
+    return "dora" if recipe.lora.dora else "rslora" if recipe.lora.rslora else ""
+
+
+def _steps(recipe: Recipe, counts: Counts) -> tuple[int, int]:
+    """Counts optimizer steps: of one epoch, and in all."""
+    per_epoch = math.ceil(counts.examples / recipe.train.batch_size)
+    return per_epoch, recipe.train.max_steps or math.ceil(recipe.train.epochs * per_epoch)
+
+
+def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:
+    notes = []
+    if recipe.revision and is_folder(recipe.base):
+        notes.append(f"revision {recipe.revision[:12]} is dropped: base is a folder, and a folder has none")
+    if shape.num_routed_parameters and recipe.method != "full":
+        share = shape.num_routed_parameters / shape.num_text_parameters
+        notes.append(f"routed experts ({share:.0%} of the weights) get no adapter: shared experts and mixers do")
+        if recipe.method == "qlora":
+            notes.append("routed experts are not quantised by bitsandbytes: they stay in full precision")
+    if len(hardware.gpus) > 1:
+        notes.append(f"of {len(hardware.gpus)} GPUs one is used: training on several is not built yet")
+    if hardware.device == "cuda" and hardware.rule_kernel and not hardware.kernels:
+        notes.append("causal_conv1d is not installed: the convolution before Gated DeltaNet's rule runs in torch")
+    elif hardware.device == "cuda" and not hardware.kernels:
+        notes.append(
+            "SLOW: Gated DeltaNet runs on transformers' torch reference; pip install 'finetune-proven[kernels]'"
+        )
+    return notes

@@ -112,6 +112,13 @@ def _no_adapter(case: Case) -> Iterator[Refusal]:
             yield Refusal(key, f"method full has no adapter for {key}", why, (f"{key}={plain}",))
 
 
+def _full_mixture(case: Case) -> Iterator[Refusal]:
+    if case.full and case.cuda and case.widths.num_experts:
+        why = "trained weights are float32, and the grouped products of routed experts take bfloat16 only"
+        out = ("method=lora",)
+        yield Refusal("method", "method full cannot train routed experts on a GPU", why, out)
+
+
 def _rank(case: Case) -> Iterator[Refusal]:
     linears = case.shape.linears(case.recipe.lora.targets)
     if case.full or not linears:
@@ -215,6 +222,7 @@ RULES: tuple[Rule, ...] = (
     _packing,
     _dora,
     _no_adapter,
+    _full_mixture,
     _rank,
     _vocabulary,
     _optimizer,

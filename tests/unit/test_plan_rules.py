@@ -32,6 +32,7 @@ FORBIDDEN: list[tuple[str, Hardware, tuple[str, ...], tuple[str, ...]]] = [
     (DENSE, RTX_4090, ("method=full", "lora.rslora=true"), ("lora.rslora",)),
     (DENSE, RTX_4090, ("method=full", "lora.dropout=0.1"), ("lora.dropout",)),
     (DENSE, RTX_4090, ("method=full", "lora.dropout=0.1", "lora.dora=true"), ("lora.dora", "lora.dropout")),
+    (MIXTURE, H200, ("method=full",), ("method",)),
     (MIXTURE, H200, ("lora.rank=600",), ("lora.rank",)),
     ("Qwen/Qwen3.5-0.8B", RTX_4090, ("lora.rank=513",), ("lora.rank",)),
     (DENSE, RTX_4090, ("lora.rank=1024", "method=full", "memory.embeddings=host"), ("memory.embeddings",)),

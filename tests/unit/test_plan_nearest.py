@@ -28,7 +28,6 @@ TOO_MUCH: list[tuple[str, ...]] = [
     (f"base={NINE}", "method=lora", "data.max_length=262144"),
     (f"base={MIXTURE}",),
     (f"base={MIXTURE}", "method=lora", "data.max_length=65536"),
-    (f"base={MIXTURE}", "method=full"),
     ("data.max_length=65536", "memory.checkpoints=device", "memory.recompute=layer"),
     ("data.max_length=65536", "memory.embeddings=device", "memory.head=full", "memory.optimizer=adamw"),
     ("data.max_length=65536", "memory.micro_batch=16", "train.batch_size=16"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from finetune.levers import Head
 from finetune.memory.widths import Widths
 
-CHUNK, TILE = 1024, 8192
-"""Tokens and rows of the vocabulary whose product exists at one time: those of finetune.model.losses and .head."""
+CHUNK = 1024
+"""Tokens whose product with a tile exists at one time."""
+TILE = 8192
+"""Rows of the head in a tile. In bfloat16, 5,120 wide, a restored tile holds 84 MB; smaller ones starve the GPU."""
 
 STATISTICS_BYTES = 48
 """Of each learnt token: maximum, sums, target's logit, likeliest token. Source: finetune.model.losses."""

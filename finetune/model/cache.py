@@ -26,7 +26,7 @@ import torch
 
 from finetune import atomic
 from finetune.errors import ArtifactError, DoesNotFit
-from finetune.model.head import TILE
+from finetune.memory.loss import TILE
 from finetune.model.streaming import DTYPES, PIECE_BYTES
 from finetune.plan import Plan
 from finetune.shape import fingerprint, read_header

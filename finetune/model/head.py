@@ -14,10 +14,10 @@ from bitsandbytes import functional as bnb
 from torch import nn
 from torch.nn import functional
 
+from finetune.memory.loss import TILE
+
 Kind = Literal["int8", "nf4"]
 
-TILE = 8192
-"""Rows of a tile. In bfloat16 and at a width of 5,120 a restored tile holds 84 MB; smaller ones starve the GPU."""
 BLOCK = 64
 """Weights that share one absolute maximum in NF4."""
 NESTED_BLOCK = 256

@@ -30,10 +30,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from finetune.model.head import TILE, QuantisedHead
+from finetune.memory.loss import CHUNK, TILE
+from finetune.model.head import QuantisedHead
 
-CHUNK = 1024
-"""Tokens whose product with a tile exists at one time."""
 IGNORED = -100
 """The label of a token that is not learnt, in transformers and PyTorch alike."""
 

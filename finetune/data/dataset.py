@@ -24,22 +24,22 @@ class Counts:
     """What was read and what became of it."""
 
     rows: int
-    held_out_rows: int
     examples: int
-    held_out_examples: int
-    tokens: int | None
+    held_out_rows: int = 0
+    held_out_examples: int = 0
+    tokens: int | None = None
     """Of all training examples; None while there is no tokenizer."""
-    learnt_tokens: int | None
+    learnt_tokens: int | None = None
     """Of all training examples; what one epoch is supervised by."""
-    longest: int | None
+    longest: int | None = None
     """Tokens of the longest training example; None while there is no tokenizer."""
-    longest_held_out: int | None
+    longest_held_out: int | None = None
     """Tokens of the longest held-out example, 0 if there is none; None while there is no tokenizer."""
-    dropped: int
+    dropped: int = 0
     """Examples longer than data.max_length that were left out."""
-    truncated: int
+    truncated: int = 0
     """Examples longer than data.max_length that were cut at a turn."""
-    with_reasoning: int
+    with_reasoning: int = 0
     """Rows whose reasoning is learnt."""
 
 
@@ -81,13 +81,6 @@ def count_rows(recipe: Recipe) -> Counts:
         held_out_rows=len(held_out),
         examples=sum(_num_examples(recipe, row) for row in train),
         held_out_examples=sum(_num_examples(recipe, row) for row in held_out),
-        tokens=None,
-        learnt_tokens=None,
-        longest=None,
-        longest_held_out=None,
-        dropped=0,
-        truncated=0,
-        with_reasoning=0,
     )
 
 

@@ -54,17 +54,7 @@ def recipe_of(tokens: int) -> Recipe:
 def counts_of(tokens: int) -> Counts:
     """A hundred examples of that length, of which every token is learnt."""
     return Counts(
-        rows=100,
-        held_out_rows=0,
-        examples=100,
-        held_out_examples=0,
-        tokens=100 * tokens,
-        learnt_tokens=100 * tokens,
-        longest=tokens,
-        longest_held_out=0,
-        dropped=0,
-        truncated=0,
-        with_reasoning=0,
+        rows=100, examples=100, tokens=100 * tokens, learnt_tokens=100 * tokens, longest=tokens, longest_held_out=0
     )
 
 

@@ -22,19 +22,7 @@ from finetune.recipe import FAMILIES, load
 from finetune.shape import read_shape
 
 DENSE, MIXTURE = "Qwen/Qwen3.6-27B", "Qwen/Qwen3.6-35B-A3B"
-COUNTS = Counts(
-    rows=10,
-    held_out_rows=0,
-    examples=10,
-    held_out_examples=0,
-    tokens=None,
-    learnt_tokens=None,
-    longest=None,
-    longest_held_out=None,
-    dropped=0,
-    truncated=0,
-    with_reasoning=0,
-)
+COUNTS = Counts(rows=10, examples=10)
 CHOICES = [chosen for size in (1, 2, 3) for chosen in combinations(FAMILIES, size)]
 """Every subset of families but the empty one."""
 

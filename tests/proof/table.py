@@ -41,19 +41,7 @@ Levers: `E` embedding on the host, `8` or `4` head in 8 or 4 bits, `C` layer inp
 in halves, `O` AdamW in 8 bits, `P` the same in memory that can move to the host, `-` none.
 Where nothing fits: the nearest recipe that does."""
 
-COUNTS = Counts(
-    rows=100,
-    held_out_rows=0,
-    examples=100,
-    held_out_examples=0,
-    tokens=None,
-    learnt_tokens=None,
-    longest=None,
-    longest_held_out=None,
-    dropped=0,
-    truncated=0,
-    with_reasoning=0,
-)
+COUNTS = Counts(rows=100, examples=100)
 
 
 def main() -> None:

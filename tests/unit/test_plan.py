@@ -38,9 +38,6 @@ COUNTS = Counts(
     learnt_tokens=4_000,
     longest=512,
     longest_held_out=512,
-    dropped=0,
-    truncated=0,
-    with_reasoning=0,
 )
 UNKNOWN = replace(COUNTS, tokens=None, learnt_tokens=None, longest=None)
 """Before the base's tokenizer is on disk: every example counts as long as data.max_length."""

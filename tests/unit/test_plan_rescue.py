@@ -14,19 +14,7 @@ from finetune.plan.rescue import LEANER
 from finetune.recipe import Recipe, load
 from finetune.shape import read_shape
 
-COUNTS = Counts(
-    rows=100,
-    held_out_rows=5,
-    examples=100,
-    held_out_examples=5,
-    tokens=None,
-    learnt_tokens=None,
-    longest=None,
-    longest_held_out=None,
-    dropped=0,
-    truncated=0,
-    with_reasoning=0,
-)
+COUNTS = Counts(rows=100, held_out_rows=5, examples=100, held_out_examples=5)
 SHAPE = read_shape("Qwen/Qwen3.6-27B", None)
 
 

@@ -19,9 +19,6 @@ COUNTS = Counts(
     learnt_tokens=4_000,
     longest=512,
     longest_held_out=512,
-    dropped=0,
-    truncated=0,
-    with_reasoning=0,
 )
 
 

@@ -10,13 +10,14 @@ import hashlib
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from finetune.architecture import NUMBERS, read_architecture, read_model_type
 from finetune.errors import ArtifactError
+from finetune.layout import match
+from finetune.shards import check_index, list_tensors, read_header, shards
 
 SHIPPED = Path(__file__).parent / "shapes"
 
@@ -27,11 +28,6 @@ FAMILY_MODULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Family -> (block, linear layers). A Gated DeltaNet's in_proj_a and in_proj_b are not among them: they are
 two rows a head and feed the decay through exp and softplus."""
-
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-"""Of the dtypes that safetensors names."""
-
-REFETCH = "copy or download the base again: hf download OWNER/NAME"
 
 _LAYER = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)\.weight")
 
@@ -108,7 +104,7 @@ def read_shape(base: str, folder: Path | None) -> ModelShape:
     """Reads a base's shapes from its folder, or from the shipped ones.
 
     Raises:
-        ArtifactError: a shard is damaged or missing, or the base is neither on disk nor shipped.
+        ArtifactError: the base is damaged or incomplete, or neither on disk nor shipped.
     """
     if folder is not None:
         return _from_folder(folder)
@@ -142,93 +138,18 @@ def fingerprint(folder: Path) -> str:
 
 
 def _from_folder(folder: Path) -> ModelShape:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        where, why = str(folder / "config.json"), f"{type(error).__name__}: {error}"
-        raise ArtifactError("the base's config cannot be read", where=where, why=why, fix=REFETCH) from None
-    parameters: dict[str, tuple[int, ...]] = {}
-    for file in shards(folder):
-        for name, entry in read_header(file).items():
-            parameters[name] = tuple(entry["shape"])
-    text = config.get("text_config", config)
-    _check_widths(folder, text, parameters)
-    quantised_by = config.get("quantization_config", {}).get("quant_method", "")
-    return ModelShape(str(folder), parameters, model_type, text.get("num_experts_per_tok", 0), quantised_by)
-
-
-def _check_widths(folder: Path, config: Any, parameters: Mapping[str, tuple[int, ...]]) -> None:
-    """Compares the config's widths with the embedding, so that a base that cannot be loaded is refused here."""
-    embedding = parameters.get("model.language_model.embed_tokens.weight")
-    if embedding is None:
-        return
-    told = (config.get("vocab_size"), config.get("hidden_size")) if isinstance(config, dict) else None
-    if told != embedding:
-        raise ArtifactError(
-            "the base's config is not that of its weights",
-            where=str(folder / "config.json"),
-            why=f"(vocab_size, hidden_size) is {told}, and the embedding is {embedding}",
-            fix=REFETCH,
-        )
-
-
-def shards(folder: Path) -> list[Path]:
-    """Lists the files that hold a base's weights, in the order of their names.
+    """Reads a folder's shapes and, of a family that is known, compares them with its config.
 
     Raises:
-        ArtifactError: the index is damaged, or names what is no shard of this folder.
+        ArtifactError: config, index and shards are damaged, or do not belong together.
     """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        empty = not names
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        names, empty, why = [], True, f"{type(error).__name__}: {error}"
-    else:
-        why = "it names no shard"
-    if empty:
-        raise ArtifactError("the base's index cannot be read", where=str(index), why=why, fix=REFETCH)
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            why = f"it points to {name!r}, which is no shard in this folder"
-            raise ArtifactError("the base's index is not to be trusted", where=str(index), why=why, fix=REFETCH)
-    return [folder / name for name in names]
-
-
-def read_header(file: Path) -> dict[str, Any]:
-    """Reads a safetensors header and checks that the file is as long as it says.
-
-    Source: https://huggingface.co/docs/safetensors, section Format.
-
-    Raises:
-        ArtifactError: the file is missing, cut short, or no safetensors.
-    """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(min(length, 2**27)))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        wrong = [name for name, entry in header.items() if not _shape_fills(entry)]
-    except FileNotFoundError:
-        raise ArtifactError("a shard of the base is missing", where=str(file), fix=REFETCH) from None
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise ArtifactError("this is not a safetensors file", where=str(file), fix=REFETCH) from None
-    if wrong:
-        why = f"the bytes of {wrong[0]} are not those of its shape"
-        raise ArtifactError("a shard of the base is damaged", where=str(file), why=why, fix=REFETCH)
-    if size != 8 + length + end:
-        why = f"it has {size:,} bytes and should have {8 + length + end:,}"
-        raise ArtifactError("a shard of the base is cut short", where=str(file), why=why, fix=REFETCH)
-    return header
-
-
-def _shape_fills(entry: Mapping[str, Any]) -> bool:
-    """Tells whether a tensor's bytes are those of its shape; of a dtype not listed it cannot tell, and says yes."""
-    begin, end = entry["data_offsets"]
-    size = DTYPE_BYTES.get(entry["dtype"])
-    return size is None or math.prod(entry["shape"]) * size == end - begin
+    model_type = read_model_type(folder)
+    tensors = list_tensors(shards(folder))
+    check_index(folder, tensors)
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    if model_type not in NUMBERS:
+        return ModelShape(str(folder), shapes, model_type)
+    told = read_architecture(folder)
+    if not told.quantised_by:
+        match(folder, [tensor for tensor in tensors if is_text(tensor.name)], told.parameters())
+    return ModelShape(str(folder), shapes, model_type, told.numbers.get("num_experts_per_tok", 0), told.quantised_by)

@@ -29,7 +29,8 @@ from finetune.errors import ArtifactError, DoesNotFit
 from finetune.memory.loss import TILE
 from finetune.model.streaming import DTYPES, PIECE_BYTES
 from finetune.plan import Plan
-from finetune.shape import fingerprint, read_header
+from finetune.shape import fingerprint
+from finetune.shards import read_header
 
 PASSPORT = "cache.json"
 

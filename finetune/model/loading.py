@@ -21,20 +21,21 @@ from typing import Any
 import torch
 from bitsandbytes.nn import Linear4bit
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 
+from finetune.architecture import read_architecture
 from finetune.errors import ArtifactError
+from finetune.layout import is_published, match
 from finetune.model import cache as caching
 from finetune.model.embeddings import HostEmbedding
 from finetune.model.head import QuantisedHead
-from finetune.model.layout import is_published, match
 from finetune.model.nf4 import Fill, quantiser
 from finetune.model.restoring import restore
 from finetune.model.skeleton import complete, device_of, make_skeleton, pull
-from finetune.model.streaming import PIECE_BYTES, Stored, list_tensors, stream
+from finetune.model.streaming import PIECE_BYTES, stream
 from finetune.plan import Plan
-from finetune.shape import REFETCH, is_text, shards
+from finetune.shape import is_text
+from finetune.shards import Stored, list_tensors, refetch, shards
 
 Progress = Callable[[int, int], None]
 """Is told the bytes read so far, and those to read in all."""
@@ -61,7 +62,14 @@ def load_base(
     Raises:
         ArtifactError: weights are missing, damaged, or not those of the base's config.
     """
-    with refused(folder, "the base cannot be loaded"):
+    if quantised_by := read_architecture(folder).quantised_by:
+        raise ArtifactError(
+            "the base is quantised already",
+            where=str(folder / "config.json"),
+            why=f"its quantization_config names {quantised_by}",
+            fix="take the release in bf16: quantising is done here",
+        )
+    with refused(folder, "config.json", "the base cannot be loaded"):
         if cache is None or plan.quantisation is None:
             return _from_shards(folder, plan, progress)
         made_from = caching.ingredients(folder, plan)
@@ -133,19 +141,17 @@ def _place(module: Any, leaf: str, plan: Plan) -> Fill:
 
 
 @contextmanager
-def refused(folder: Path, what: str) -> Iterator[None]:
-    """Tells what transformers says of a damaged base as an error of ours; running out of memory passes through.
+def refused(folder: Path, file: str, what: str) -> Iterator[None]:
+    """Tells what transformers says of a damaged file of a base as an error of ours.
 
     Raises:
         ArtifactError: it could not be read.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError, StrictDataclassError) as error:
-        why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        raise ArtifactError(what, where=str(folder), why=why, fix=REFETCH) from error
+    except (OSError, ValueError, StrictDataclassError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ArtifactError(what, where=str(folder / file), why=why, fix=refetch(folder, file)) from error
 
 
 def bytes_by_dtype(model: Any) -> dict[str, int]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from finetune.errors import ArtifactError
 from finetune.model.cache import passport
-from finetune.model.streaming import DTYPES, Stored, list_tensors, stream
+from finetune.model.streaming import DTYPES, stream
+from finetune.shards import Stored, list_tensors
 
 
 def restore(model: Any, entry: Path, device: torch.device, progress: Callable[[int, int], None]) -> str:

@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, G
 from transformers.conversion_mapping import PrefixChange
 from transformers.quantizers import AutoHfQuantizer
 
-from finetune.errors import ArtifactError
 from finetune.model.embeddings import HostEmbedding
 from finetune.model.head import QuantisedHead
 from finetune.plan import Plan
@@ -22,19 +21,9 @@ def make_skeleton(folder: Path, plan: Plan) -> Any:
     transformers' own quantiser replaces the layers, and leaves on the model what its readers ask for:
     `is_loaded_in_4bit` (peft wraps 4-bit layers as such; trl knows QLoRA by it), `quantization_method` (the Trainer
     does not move such a model) and `hf_quantizer` (the Trainer asks it whether the model may be trained at all).
-
-    Raises:
-        ArtifactError: the base is quantised already.
     """
-    whole = AutoConfig.from_pretrained(folder, local_files_only=True)
-    config, dtype = whole.get_text_config(), getattr(torch, plan.dtype)
-    if hasattr(whole, "quantization_config") or hasattr(config, "quantization_config"):
-        raise ArtifactError(
-            "the base is quantised already",
-            where=str(folder / "config.json"),
-            why="it has a quantization_config",
-            fix="take the release in bf16: quantising is done here",
-        )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    dtype = getattr(torch, plan.dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     if plan.quantisation:

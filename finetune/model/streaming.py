@@ -6,7 +6,6 @@ killed over a base of 55. What is not asked for is not read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
@@ -16,7 +15,7 @@ from typing import BinaryIO
 import torch
 
 from finetune.errors import ArtifactError
-from finetune.shape import REFETCH, read_header
+from finetune.shards import Stored, refetch
 
 PIECE_BYTES = 8 * 2**20
 """About what is read at a time: enough for a disk to be at its best, and little beside any model."""
@@ -37,39 +36,6 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor as it lies in a file."""
-
-    file: Path
-    name: str
-    dtype: str
-    """As safetensors names it."""
-    shape: tuple[int, ...]
-    start: int
-    """Of its first byte, from the beginning of the file."""
-
-    @property
-    def width(self) -> int:
-        """Of a row: the last dimension. All others are counted together as rows."""
-        return self.shape[-1] if self.shape else 1
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of that width."""
-        return math.prod(self.shape[:-1])
-
-    @property
-    def row_bytes(self) -> int:
-        """Of one row on disk."""
-        return self.width * DTYPES[self.dtype].itemsize
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the whole tensor on disk."""
-        return self.num_rows * self.row_bytes
-
-
-@dataclass(frozen=True)
 class Piece:
     """Some rows of a tensor, on the device that they were asked on."""
 
@@ -78,26 +44,6 @@ class Piece:
     """Which row of the tensor they begin with."""
     rows: torch.Tensor
     """(rows, width), in the dtype on disk. Lent: on a CPU the next piece overwrites them."""
-
-
-def list_tensors(files: Iterable[Path]) -> list[Stored]:
-    """Lists what the files hold, in the order in which it lies, from their headers alone.
-
-    Raises:
-        ArtifactError: a file is missing, cut short, or no safetensors.
-    """
-    found: list[Stored] = []
-    for file in files:
-        header = read_header(file)  # which also made sure that the file ends where its last tensor does
-        data = file.stat().st_size - max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        found += sorted(
-            (
-                Stored(file, name, entry["dtype"], tuple(entry["shape"]), data + entry["data_offsets"][0])
-                for name, entry in header.items()
-            ),
-            key=lambda tensor: tensor.start,
-        )
-    return found
 
 
 def stream(
@@ -155,5 +101,6 @@ def _read_into(opened: BinaryIO, rest: memoryview, file: Path) -> None:
     while rest:
         got = opened.readinto(rest)  # type: ignore[attr-defined]
         if not got:
-            raise ArtifactError("a shard of the base is cut short", where=str(file), why="it changed", fix=REFETCH)
+            fix = refetch(file.parent, file.name)
+            raise ArtifactError("a shard of the base is cut short", where=str(file), why="it changed", fix=fix)
         rest = rest[got:]

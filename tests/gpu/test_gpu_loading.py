@@ -17,7 +17,8 @@ from finetune.hardware import wished
 from finetune.levers import Levers
 from finetune.model import HostEmbedding, QuantisedHead, load_base
 from finetune.plan import Plan
-from finetune.shape import read_shape, shards
+from finetune.shape import read_shape
+from finetune.shards import shards
 
 pytestmark = pytest.mark.gpu
 

@@ -17,17 +17,21 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from trial.planned import plan_on_cpu
 
+from finetune import architecture
+from finetune.architecture import read_architecture
 from finetune.errors import ArtifactError
 from finetune.memory import is_quantised
 from finetune.model import QuantisedHead, bytes_by_dtype, embed_on_host, load_base
-from finetune.model.streaming import PIECE_BYTES, buffer_bytes, list_tensors
+from finetune.model.streaming import PIECE_BYTES, buffer_bytes
 from finetune.plan import UNQUANTISED, Plan
-from finetune.shape import is_text, read_shape, shards
+from finetune.shape import is_text, read_shape
+from finetune.shards import list_tensors, shards
 
 BASES = ("pico_base", "pico_tied_base", "pico_moe_base")
 Weights = dict[str, torch.Tensor]
@@ -181,6 +185,29 @@ def test_a_model_is_saved_under_the_names_that_it_was_published_with(base: Path,
 
 def without(weights: Weights, *names: str) -> Weights:
     return {name: weight for name, weight in weights.items() if name not in names}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_parameters_that_a_config_asks_for_are_those_of_transformers(
+    base: Path, tmp_path: Path, bias: bool
+) -> None:
+    told = json.loads((base / "config.json").read_text())
+    told["text_config"]["attention_bias"] = bias
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path).get_text_config())
+    made = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert read_architecture(tmp_path).parameters() == made
+
+
+@pytest.mark.parametrize("model_type", architecture.NUMBERS)
+def test_numbers_that_a_config_leaves_out_are_those_of_transformers(model_type: str) -> None:
+    config = AutoConfig.for_model(model_type).get_text_config()
+    assert {key: getattr(config, key) for key in architecture.NUMBERS[model_type]} == architecture.NUMBERS[model_type]
+
+
+def test_the_kinds_of_rotary_positions_are_those_of_transformers() -> None:
+    assert sorted(architecture.ROPES) == sorted(["default", *ROPE_INIT_FUNCTIONS])
 
 
 NORM, UP = "model.language_model.norm.weight", "model.language_model.layers.1.mlp.up_proj.weight"

@@ -20,7 +20,8 @@ from trial.small_run import write_recipe
 from finetune.errors import ArtifactError, Interrupted, OutsideError, RecipeError
 from finetune.recipe import keys, load
 from finetune.run import Run, checkpoint
-from finetune.shape import fingerprint, read_header
+from finetune.shape import fingerprint
+from finetune.shards import read_header
 from finetune.train.contract import check_unedited
 
 OTHER: dict[str, Any] = {

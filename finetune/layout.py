@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import ArtifactError
-from finetune.model.streaming import Stored
-from finetune.shape import REFETCH
+from finetune.shards import Stored, refetch
 
 PUBLISHED = "model.language_model."
 
@@ -59,7 +58,7 @@ def match(folder: Path, tensors: Iterable[Stored], wanted: Mapping[str, tuple[in
             wrong.append(f"{part.name}: it is {tensor.shape} and should be {shape}")
         else:
             parts[tensor] = part
-        rows[part.name] += tensor.num_rows
+        rows[part.name] += max(tensor.num_rows, 1)  # what is empty is there, and of another shape
     missing = [name for name in wanted if not rows[name]]
     partly = [name for name, shape in wanted.items() if rows[name] and rows[name] != math.prod(shape[:-1])]
     if missing or wrong or partly:
@@ -68,7 +67,7 @@ def match(folder: Path, tensors: Iterable[Stored], wanted: Mapping[str, tuple[in
             "the base lacks weights that its config asks for",
             where=str(folder),
             why=f"{len(absent)} of them, first {absent[0]}",
-            fix=REFETCH,
+            fix=refetch(folder),
         )
     if strange:
         raise _no_place(folder, sorted(strange), wanted)
@@ -110,5 +109,5 @@ def _no_place(folder: Path, strange: list[str], wanted: Mapping[str, tuple[int, 
         "the base holds weights that its config has no place for",
         where=str(folder / "config.json") if tied else str(folder),
         why=f"{len(strange)} of them, first {strange[0]}" + ("; the config ties it to the embedding" if tied else ""),
-        fix="tie_word_embeddings: false, in text_config and outside it" if tied else REFETCH,
+        fix="tie_word_embeddings: false, in text_config and outside it" if tied else refetch(folder),
     )

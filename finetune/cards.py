@@ -138,7 +138,7 @@ def parse_gpus(words: str) -> tuple[Card, int]:
     """
     squeezed = _squeezed(words)
     for single, count in _readings(squeezed):
-        card = _known(single) or _sized(single)
+        card = _known(single) or _sized(single, words)
         if card is not None:
             if not 1 <= count <= MOST_GPUS:
                 why = f"a plan is for 1 to {MOST_GPUS:,} GPUs"
@@ -160,8 +160,11 @@ def card_named(driver_name: str, memory_bytes: int) -> Card:
 
 
 def _squeezed(words: str) -> str:
-    """Leaves what tells cards apart: `NVIDIA GeForce RTX 4090` and `rtx-4090` are one."""
-    plain = re.sub(r"[^a-z0-9.]", "", words[:200].lower().replace("×", "x"))
+    """Leaves what tells cards apart: `NVIDIA GeForce RTX 4090` and `rtx-4090` are one.
+
+    A comma and a leading minus stay, so that `24,5GB` and `-24GB` are no sizes.
+    """
+    plain = re.sub(r"[^a-z0-9.,-]|(?<!^)-", "", words[:200].strip().lower().replace("×", "x"))
     plain = re.sub(r"^([0-9]*x?)(?:nvidia|geforce|tesla|quadro)+", r"\1", plain)
     return re.sub(r"blackwell.*$", "", plain) if "rtxpro6000" in plain else plain
 
@@ -189,8 +192,8 @@ def _known(squeezed: str) -> Card | None:
     return None
 
 
-def _sized(squeezed: str) -> Card | None:
-    """Makes a card of a bare size.
+def _sized(squeezed: str, words: str) -> Card | None:
+    """Makes a card of a bare size, of which the user's words speak.
 
     Raises:
         RecipeError: no GPU is so small or so large.
@@ -201,7 +204,7 @@ def _sized(squeezed: str) -> Card | None:
     most = LARGE_CLASSES[-1][0]
     if not GIB <= memory_bytes <= most * GIB:
         why = f"a size is from 1 to {most:,} GB"
-        raise RecipeError(f"no GPU has {squeezed}", where=f"--gpu {squeezed}", why=why, fix="--gpu 24GB")
+        raise RecipeError(f"no GPU has {squeezed}", where=_typed(words), why=why, fix="--gpu 24GB")
     return _of_class(memory_bytes)
 
 
@@ -214,7 +217,7 @@ def parse_host(words: str) -> int:
     host_bytes = _size_bytes(_squeezed(words))
     if host_bytes is None or not GIB <= host_bytes <= MOST_HOST_GIB * GIB:
         where = _typed(words).replace("--gpu", "--host", 1)
-        why = f"a size is from 1GB to {MOST_HOST_GIB}GB"
+        why = f"a size is from 1GB to {MOST_HOST_GIB}GB, with its unit"
         raise RecipeError("this is no size of a host's memory", where=where, why=why, fix="--host 64GB")
     return host_bytes
 

@@ -94,9 +94,8 @@ def holders(uuids: Sequence[str], seconds: float = ANSWER_SECONDS) -> list[Holde
     found = []
     for line in answer.out.splitlines():
         cells = [cell.strip() for cell in line.split(",", 3)]
-        if len(cells) == 4 and cells[0] in uuids and cells[1].isdecimal():
-            used = int(cells[2]) * MIB if cells[2].isdecimal() else 0
-            found.append(Holder(int(cells[1]), used, os.path.basename(cells[3]) or "unnamed"))
+        if len(cells) == 4 and cells[0] in uuids and _number(cells[1]):
+            found.append(Holder(_number(cells[1]), _number(cells[2]) * MIB, os.path.basename(cells[3]) or "unnamed"))
     return sorted(found, key=lambda holder: -holder.used_bytes)
 
 
@@ -112,15 +111,16 @@ def _read(cells: Sequence[str]) -> Gpu:
     return Gpu(
         uuid=uuid,
         name=name,
-        total_bytes=None if total in NOT_TOLD else _mib(total),
-        free_bytes=None if free in NOT_TOLD else _mib(free),
+        total_bytes=None if total in NOT_TOLD else _number(total) * MIB,
+        free_bytes=None if free in NOT_TOLD else _number(free) * MIB,
         compute_capability=(int(figures[1]), int(figures[2])) if figures else None,
         driver=driver,
     )
 
 
-def _mib(cell: str) -> int:
-    return int(cell) * MIB if cell.isdecimal() and cell.isascii() else 0
+def _number(cell: str) -> int:
+    """Reads a whole number; what is none, or larger than any of a GPU's, is 0."""
+    return int(cell) if re.fullmatch("[0-9]{1,9}", cell) else 0
 
 
 def _slices(gpu: Gpu, seconds: float) -> list[Gpu]:
@@ -133,7 +133,7 @@ def _slices(gpu: Gpu, seconds: float) -> list[Gpu]:
     for line in ask(["nvidia-smi", "-L"], seconds).out.splitlines():
         if line.startswith("GPU "):
             inside = gpu.uuid in line
-        piece = re.search(r"MIG [0-9]+g\.([0-9]+)gb\S*.*\(UUID: (MIG-[^)]+)\)", line)
+        piece = re.search(r"MIG [0-9]+g\.([0-9]{1,4})gb\S*.*\(UUID: (MIG-[^)]+)\)", line)
         if inside and piece:
             total = int(SLICE_SHARE * int(piece[1]) * GIB)
             name = f"{gpu.name} MIG {piece[1]}GB"

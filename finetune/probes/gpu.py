@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from finetune import nvidia
@@ -28,8 +29,10 @@ def driver(hardware: Hardware) -> Check:
         cuda = nvidia.cuda_version(10)
         told = (gpus[0].driver if gpus else "answers") + (f", runs CUDA up to {cuda}" if cuda else "")
         return Check(name, "ok", told)
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return Check(name, "absent", f"CUDA_VISIBLE_DEVICES hides every GPU: {TOYS}", "unset CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1") or (visible and shutil.which("nvidia-smi")):  # which then answered
+        told = f"CUDA_VISIBLE_DEVICES={visible} hides every GPU: {TOYS}"
+        return Check(name, "absent", one_line(told), "unset CUDA_VISIBLE_DEVICES")
     if _on_the_bus():
         told = "an NVIDIA GPU is plugged in, but nvidia-smi is not there"
         return Check(name, "broken", told, "sudo ubuntu-drivers install   # or as your distribution installs drivers")

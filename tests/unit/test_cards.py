@@ -89,6 +89,8 @@ def test_a_bare_size_has_the_speed_of_its_class(words: str, memory_bytes: int, c
         ("0GB", "--gpu 24GB"),
         ("2000GB", "--gpu 24GB"),
         ("999999GB", "--gpu 24GB"),
+        ("24,5GB", "--gpu 24GB"),
+        ("-24GB", "--gpu 24GB"),
         ("h100x0", "--gpu 24GB"),
         ("h100x1025", "--gpu 24GB"),
         ("h100x999999999", "--gpu 24GB"),

@@ -89,6 +89,15 @@ def test_a_machine_without_gpu_is_no_broken_one(monkeypatch: pytest.MonkeyPatch)
     any(packages.version_of(name) for name in ("flash-linear-attention", "causal-conv1d")),
     reason="the kernels are installed",
 )
+def test_a_choice_of_gpus_that_leaves_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    check = gpu.driver(NO_GPU)
+    assert (check.state, check.fix) == ("absent", "unset CUDA_VISIBLE_DEVICES")
+    assert "CUDA_VISIBLE_DEVICES=7 hides every GPU" in check.told
+
+
 def test_missing_kernels_are_slow_on_a_gpu_and_nothing_without_one() -> None:
     for hardware, state in ((NO_GPU, "absent"), (RTX4090, "slow")):
         checks = [trials.fla(None, hardware), trials.causal_conv1d(None, hardware)]

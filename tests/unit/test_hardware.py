@@ -143,6 +143,7 @@ def test_a_gpu_without_memory_of_its_own_has_the_hosts(smi: SmiMaker) -> None:
         ("\x00\xff garbage, , ,\n,,,", 0, "names no GPU"),
         (RTX4090.replace("24564", "[Unknown Error]"), 0, "does not tell the memory of NVIDIA GeForce RTX 4090"),
         (RTX4090.replace("24564", "²"), 0, "does not tell the memory"),
+        (RTX4090.replace("24564", "9" * 5000), 0, "does not tell the memory"),
         (SLICED, 0, "names no GPU"),  # divided, but no slice was made
     ],
 )
@@ -185,7 +186,13 @@ def test_without_a_driver_there_is_no_trouble(tmp_path: Path, monkeypatch: pytes
 
 
 def test_holders_are_those_of_our_gpus_largest_first(smi: SmiMaker) -> None:
-    lines = ("aa11, 11, 300, /usr/bin/a, b", "bb22, 12, 9000, x", "aa11, 13, 2048, python", "aa11, 14, [N/A], y")
+    lines = (
+        "aa11, 11, 300, /usr/bin/a, b",
+        "bb22, 12, 9000, x",
+        "aa11, 13, 2048, python",
+        "aa11, 14, [N/A], y",
+        f"aa11, {'9' * 5000}, 1, z",
+    )
     smi.says(apps="\n".join(f"GPU-{line}" for line in lines))
     found = nvidia.holders(["GPU-aa11"])
     assert [(holder.pid, holder.used_bytes // MIB, holder.name) for holder in found] == [

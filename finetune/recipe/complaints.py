@@ -18,7 +18,7 @@ from finetune.recipe.yaml_places import Parsed
 
 PATTERNS = {
     "name": "it has letters, digits and . _ - only, begins with a letter or a digit, and has 64 characters at most",
-    "base": "a Hub id is owner/name; a folder begins with a dot, a slash or a tilde",
+    "base": "a Hub id is owner/name; a folder is there already, or begins with . or / or ~",
     "revision": "it is a commit, a tag or a branch: letters, digits and . _ / - only",
 }
 """The patterns of the schema in words."""

@@ -134,7 +134,8 @@ _Dumper.add_representer(str, _represent_text)
 
 def _nearest(file: Path) -> str:
     """Proposes the recipe that was probably meant."""
-    names = sorted(p.name for p in file.parent.glob("*.y*ml")) if os.path.isdir(file.parent) else []
+    beside = file.parent.glob("*.y*ml") if os.path.isdir(file.parent) else ()
+    names = sorted(path.name for path in beside if os.path.isfile(path))
     close = difflib.get_close_matches(file.name, names, n=1, cutoff=0.4)
     if close or names:
         return f"did you mean {file.parent / (close or names)[0]}?"

@@ -498,6 +498,13 @@ def test_a_missing_recipe_names_a_near_one_or_how_to_begin(name: str, told: str,
     assert told in problem.fix or problem.fix.startswith("ls -l")
 
 
+def test_a_link_to_nothing_is_not_proposed_in_its_own_place(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").symlink_to("nothing")
+    with pytest.raises(RecipeError) as told:
+        load(tmp_path / "r.yaml")
+    assert told.value.problems[0].fix.startswith("finetune init legal")
+
+
 def test_a_folder_is_not_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "recipe.yml").write_text(GOOD)
     with pytest.raises(RecipeError, match="this is a folder") as caught:

@@ -21,15 +21,15 @@ NARROW = 0.03
 """Of the device's bytes: what the arithmetic may be off by."""
 
 
-def page(plan: Plan, counts: Counts, notes: Iterable[str]) -> str:
-    """Writes the whole page."""
+def page(plan: Plan, counts: Counts, notes: Iterable[str], bar: str = "▇") -> str:
+    """Writes the whole page, with bars of the given character."""
     lines = [_verdict(plan), ""]
     lines += [f"{name:<13}{told}" for name, told in _rows(plan, counts)]
     batch = f"{plan.choices.micro_batch} x {plan.length:,} tokens"
     lines += ["", f"memory       of {plan.gpu or 'the host'} in a micro-batch of {batch}, at its worst moment:"]
     lines += [f"             {plan.peak}"]
     scale = BAR / max(plan.gpu_bytes, plan.peak_bytes)
-    lines += [f"  {name:<26}{size(part)}  {'▇' * round(scale * part)}" for name, part in plan.parts.items()]
+    lines += [f"  {name:<26}{size(part)}  {bar * round(scale * part)}".rstrip() for name, part in plan.parts.items()]
     lines += [f"  {'together':<26}{size(plan.peak_bytes)}", ""]
     return "\n".join([*lines, *(f"note: {note}" for note in (*plan.notes, *notes))]).rstrip()
 

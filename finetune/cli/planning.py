@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from finetune.errors import DoesNotFit, RecipeError
+from finetune.errors import DoesNotFit, FinetuneError, Problem, RecipeError
 
 if TYPE_CHECKING:
     from finetune.data import Counts, Dataset
@@ -56,15 +56,15 @@ def plan(
     if why_not:
         told["why_not"] = {word: _why_not(recipe, overrides, word, made, hardware) for word in why_not}
     if as_json:
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(told, indent=2))
     elif why_not:
         print("\n".join(f"{word}: {answer}" for word, answer in told["why_not"].items()))
-        return
     else:
-        print(plan_page.page(made, counts, dataset.notes if dataset else ()))
+        print(plan_page.page(made, counts, dataset.notes if dataset else (), _bar()))
         if explain:
             print(plan_page.rejected(told["rejected"], gpu=bool(made.gpu)))
-    check_fits(made, wishes)
+    if not why_not:  # a question that was answered is no failure
+        check_fits(made, wishes)
 
 
 def _read(recipe: Path, overrides: list[str]) -> tuple[Recipe, ModelShape, Counts, Dataset | None]:
@@ -80,6 +80,11 @@ def _read(recipe: Path, overrides: list[str]) -> tuple[Recipe, ModelShape, Count
     return wishes, read_shape(wishes.base, base), counts, dataset
 
 
+def _bar() -> str:
+    """The character of which bars are made: a block, or what every terminal has."""
+    return "▇" if sys.stdout.encoding.lower().startswith("utf") else "#"
+
+
 def _rejected(wishes: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> list[Rejected]:
     from finetune.plan import decide, explain, room_of
 
@@ -92,7 +97,10 @@ def _why_not(recipe: Path, overrides: list[str], word: str, made: Plan, hardware
     from finetune.cli.plan_page import compared
     from finetune.plan import make_plan
 
-    wishes, shape, counts, _ = _read(recipe, [*overrides, word])
+    try:
+        wishes, shape, counts, _ = _read(recipe, [*overrides, word])
+    except FinetuneError as error:
+        raise type(error).of(_as_typed(problem, word) for problem in error.problems) from None
     try:
         other = make_plan(wishes, shape, hardware, counts)
     except RecipeError as error:
@@ -100,13 +108,21 @@ def _why_not(recipe: Path, overrides: list[str], word: str, made: Plan, hardware
     return compared(made, other)
 
 
+def _as_typed(problem: Problem, word: str) -> Problem:
+    """Tells of a word that was typed after --why-not, and read as an override."""
+    if problem.where != f"--set {word}":
+        return problem
+    return replace(problem, where=f"--why-not {word}", fix=problem.fix.replace("--set ", "--why-not "))
+
+
 def _draw(made: Plan, picture: Path) -> None:
     from finetune.plan.picture import FORMATS, draw_memory
 
     if picture.suffix.lower() not in FORMATS:
         why = f"{picture.suffix or 'no suffix'} is not one of {', '.join(FORMATS)}"
-        fix = f"--picture {picture.with_suffix('.png')}"
-        raise RecipeError("a picture is a PNG or an SVG", where=f"--picture {picture}", why=why, fix=fix)
+        raise RecipeError(
+            "a picture is a PNG or an SVG", where=f"--picture {picture}", why=why, fix="--picture plan.png"
+        )
     try:
         draw_memory(made, picture)
     except OSError as error:

@@ -52,7 +52,11 @@ class Room:
 
     def holds(self, needed: Budget) -> bool:
         """Tells whether a job fits, on the device and on the host."""
-        return needed.peak_bytes <= self.device_bytes and needed.host_bytes <= self.host_bytes
+        return self.lacks(needed) == (0, 0)
+
+    def lacks(self, needed: Budget) -> tuple[int, int]:
+        """Says how many bytes a job has too little of, on the device and on the host."""
+        return max(0, needed.peak_bytes - self.device_bytes), max(0, needed.host_bytes - self.host_bytes)
 
 
 def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts) -> list[Candidate]:
@@ -67,14 +71,14 @@ def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts) -> list[Can
 
 
 def best(found: Sequence[Candidate], room: Room) -> Candidate:
-    """Takes the fastest set that fits; the leanest where none does.
+    """Takes the fastest set that fits; where none does, what lacks least of the device and then of the host.
 
     A rounded head is taken only where none fits without, and a set that fits by less than the planner's tolerance
     only where none fits by more.
     """
     fitting = [each for each in found if each.fits]
     if not fitting:
-        return min(found, key=lambda each: each.budget.peak_bytes)
+        return min(found, key=lambda each: room.lacks(each.budget))
     exact = min(_roundness(each) for each in fitting)
     rounded_least = [each for each in fitting if _roundness(each) == exact]
     safe = [each for each in rounded_least if each.budget.peak_bytes <= SAFE * room.device_bytes] or rounded_least

@@ -8,7 +8,7 @@ from finetune.hardware import Hardware, plannable_bytes
 from finetune.levers import OPTIMIZERS
 from finetune.memory import Job, adapter_shapes, count_weights, num_trainable, read_widths, state_bytes
 from finetune.plan.candidates import Candidate, Room, best, candidates
-from finetune.plan.rules import check_rules
+from finetune.plan.rules import check_rules, other_base
 from finetune.recipe import Recipe
 from finetune.shape import FAMILY_MODULES, Linear, ModelShape, is_text
 
@@ -70,7 +70,7 @@ def _check_family(recipe: Recipe, shape: ModelShape) -> None:
             f"{shape.source} is not a Qwen3.5 or Qwen3.6",
             where=recipe.where("base"),
             why=f"its model_type is {shape.model_type}; known are {', '.join(MODEL_TYPES)}",
-            fix="base: Qwen/Qwen3.6-27B",
+            fix=" ".join(f"--set {word}" for word in other_base(recipe)),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from finetune.cards import CARDS
@@ -9,10 +10,10 @@ from finetune.data import Counts
 from finetune.errors import DoesNotFit
 from finetune.hardware import Hardware
 from finetune.plan.candidates import candidates
-from finetune.plan.deciding import decide, job_of, room_of
+from finetune.plan.deciding import HOST_SHARE, decide, job_of, room_of
 from finetune.plan.nearest import changed, nearest
 from finetune.plan.record import Plan
-from finetune.plan.rules import BF16_SINCE, refusals
+from finetune.plan.rules import refusals
 from finetune.plan.writing import write
 from finetune.recipe import Recipe
 from finetune.shape import ModelShape
@@ -30,10 +31,10 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
     """
     chosen, _ = decide(recipe, shape, hardware, counts)
     plan = write(recipe, shape, hardware, counts, chosen)
-    if plan.fits or hardware.device == "cpu":
+    if plan.fits:
         return plan
-    cards = _larger_cards(recipe, shape, hardware, counts)
-    return replace(plan, cards=cards, proposals=_nearest(recipe, shape, hardware, counts))
+    near = () if hardware.device == "cpu" else _nearest(recipe, shape, hardware, counts)
+    return replace(plan, cards=_larger_cards(recipe, shape, hardware, counts), proposals=near)
 
 
 def check_fits(plan: Plan, recipe: Recipe) -> None:
@@ -45,12 +46,7 @@ def check_fits(plan: Plan, recipe: Recipe) -> None:
     if plan.fits:
         return
     needed, there = plan.peak_bytes / 2**30, plan.gpu_bytes / 2**30
-    place = recipe.where("base")
-    if plan.gpu:
-        has, fix = f"the {plan.gpu} has {there:.1f} for it", " or ".join(plan.proposals) or "a larger GPU"
-    else:
-        has = f"this machine has no GPU and can spare {there:.1f}"
-        fix = f"finetune plan {place.split(':')[0]} --gpu 24GB   # here a toy trains: finetune demo-base toy"
+    has = f"the {plan.gpu} has {there:.1f} for it" if plan.gpu else f"this machine has no GPU and can spare {there:.1f}"
     what = f"{plan.base} needs {needed:.1f} GiB; {has}"
     if needed <= there:
         what = f"{plan.base} needs {plan.host_bytes / 2**30:.1f} GiB of host memory, which this machine has not"
@@ -58,18 +54,37 @@ def check_fits(plan: Plan, recipe: Recipe) -> None:
     why = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in largest) + " GiB"
     if plan.cards:
         why += f"; as it is it fits --gpu {', '.join(plan.cards)}"
-    raise DoesNotFit(what, where=f"{place}, {plan.length:,} tokens, method {plan.method}", why=why, fix=fix)
+    where = f"{recipe.where('base')}, {plan.length:,} tokens, method {plan.method}"
+    raise DoesNotFit(what, where=where, why=why, fix=_way_out(plan))
+
+
+def _way_out(plan: Plan) -> str:
+    """Gives words that make `finetune plan` succeed: a recipe near to this one, else another machine."""
+    if plan.proposals:
+        return " or ".join(plan.proposals)
+    if plan.cards:
+        toy = "" if plan.gpu else "; here a toy trains: finetune demo-base toy"
+        return f"--gpu {plan.cards[0]}   # plans for one{toy}"
+    if plan.peak_bytes <= plan.gpu_bytes or not plan.gpu:
+        return f"--host {math.ceil(plan.host_bytes / HOST_SHARE / 2**30)}GB   # plans for such a host"
+    return "a larger GPU in a larger host"
 
 
 def _larger_cards(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> tuple[str, ...]:
     """Names the smallest cards on which the recipe fits as it is."""
     found: list[str] = []
     for card in sorted(CARDS.values(), key=lambda card: card.memory_bytes):
-        other = replace(hardware, card=card, gpu_bytes=card.memory_bytes, gpu_free_bytes=0)
-        lean = changed(recipe, {"memory.micro_batch": recipe.memory.micro_batch or 1})
-        job = job_of(lean, shape, other, counts)
-        new_enough = card.compute_capability >= BF16_SINCE and card.memory_bytes > hardware.gpu_bytes
-        if new_enough and any(each.fits for each in candidates(lean, job, room_of(lean, other), counts)):
+        other = replace(
+            hardware,
+            gpus=(card.name,),
+            card=card,
+            gpu_bytes=card.memory_bytes,
+            gpu_free_bytes=0,
+            compute_capability=card.compute_capability,
+            kernels=True,
+            rule_kernel=True,
+        )
+        if card.memory_bytes > hardware.gpu_bytes and _fits(recipe, shape, other, counts):
             found.append(card.name)
         if len(found) == MOST_CARDS:
             break
@@ -80,10 +95,15 @@ def _nearest(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
     """Finds recipes near to one that does not fit, which do; each was planned, so each succeeds."""
 
     def fits(other: Recipe, base: ModelShape) -> bool:
-        if refusals(other, base, hardware):
-            return False
-        lean = changed(other, {"memory.micro_batch": other.memory.micro_batch or 1})
-        job = job_of(lean, base, hardware, counts)
-        return any(each.fits for each in candidates(lean, job, room_of(lean, hardware), counts))
+        return _fits(other, base, hardware, counts)
 
     return nearest(recipe, shape, job_of(recipe, shape, hardware, counts).length, fits)
+
+
+def _fits(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> bool:
+    """Tells whether any set of levers fits; where none does one example at a time, none does."""
+    if refusals(recipe, shape, hardware):
+        return False
+    lean = changed(recipe, {"memory.micro_batch": recipe.memory.micro_batch or 1})
+    job = job_of(lean, shape, hardware, counts)
+    return any(each.fits for each in candidates(lean, job, room_of(lean, hardware), counts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from finetune.cards import CARDS
 from finetune.errors import Problem, RecipeError
 from finetune.hardware import Hardware
 from finetune.memory import Widths, read_widths
@@ -174,7 +175,13 @@ def _base(case: Case) -> Iterator[Refusal]:
         why = (
             f"it was quantised with {case.shape.quantised_by}: rounding it twice loses twice, and exports need it whole"
         )
-        yield Refusal("base", "this base is quantised already", why, ("base=Qwen/Qwen3.6-27B",))
+        yield Refusal("base", "this base is quantised already", why, other_base(case.recipe))
+
+
+def other_base(recipe: Recipe) -> tuple[str, ...]:
+    """Gives the words that lead to a base of ours; where the one before lay, and its commit, are not the other's."""
+    told = {"base_path": recipe.base_path, "revision": recipe.revision}
+    return ("base=Qwen/Qwen3.6-27B", *(f"{key}=null" for key, value in told.items() if value))
 
 
 def _bf16(case: Case) -> Iterator[Refusal]:
@@ -182,7 +189,9 @@ def _bf16(case: Case) -> Iterator[Refusal]:
     if case.cuda and capability and capability < BF16_SINCE:
         why = f"compute capability {capability[0]}.{capability[1]} multiplies no bfloat16, and float16 overflows here"
         what = f"{case.hardware.gpus[0]} is too old for Qwen3.6"
-        yield Refusal("base", what, why, (), "--gpu rtx3060   # or any GPU since Ampere, of 2020")
+        newer = [card for card in CARDS.values() if card.compute_capability >= BF16_SINCE]
+        card = min(newer, key=lambda card: abs(card.memory_bytes - case.hardware.gpu_bytes))
+        yield Refusal("base", what, why, (), f"--gpu {card.name}   # or another GPU since Ampere, of 2020")
 
 
 def _parallel(case: Case) -> Iterator[Refusal]:
@@ -212,7 +221,7 @@ def _parallel(case: Case) -> Iterator[Refusal]:
         yield Refusal(
             "parallel.expert", f"the experts cannot be spread over {expert} GPUs", why, ("parallel.expert=1",)
         )
-    elif (zero or expert > 1) and num_gpus > 1:
+    if (zero or expert > 1) and num_gpus > 1:
         why = "one process trains on one GPU"
         out = ("parallel.zero=0", "parallel.expert=1")
         yield Refusal("parallel", "training on several GPUs is not built yet", why, out)

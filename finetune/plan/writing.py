@@ -92,6 +92,12 @@ def _steps(recipe: Recipe, counts: Counts) -> tuple[int, int]:
 
 def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:
     notes = []
+    if hardware.trouble:
+        notes.append(f"planned without a GPU, for {hardware.trouble}; finetune doctor tells more")
+    if hardware.card and hardware.card.speed_of:
+        notes.append(
+            f"{hardware.card.name} has the speed of an {hardware.card.speed_of}; --gpu takes a card's name too"
+        )
     if recipe.revision and is_folder(recipe.base):
         notes.append(f"revision {recipe.revision[:12]} is dropped: base is a folder, and a folder has none")
     if shape.num_routed_parameters and recipe.method != "full":

@@ -100,6 +100,48 @@ def test_what_does_not_fit_ends_with_4_and_a_line_to_copy(plan: Command) -> None
     assert (again.code, again.err) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (("--gpu", "cpu"), "--gpu"),
+        (("--gpu", "cpu", "--host", "1GB", "--set", "base=Qwen/Qwen3.5-2B", "--set", "method=lora"), "--host"),
+        (("--gpu", "1GB"), "--gpu"),
+        (("--gpu", "24GB", "--host", "3GB"), "--host"),
+        (("--gpu", "b200", "--host", "3GB", "--set", "method=full", "--set", "base=Qwen/Qwen3.5-2B"), "--host"),
+    ],
+)
+def test_where_no_recipe_near_fits_the_machine_on_which_it_does_is_named(
+    plan: Command, words: tuple[str, ...], flag: str
+) -> None:
+    done = plan(*words)
+    assert done.code == 4
+    fix = done.err.splitlines()[-1].removeprefix("  fix   ").split(" # ")[0].split()
+    assert fix[0] == flag
+    assert plan(*words, *fix).code == 0
+
+
+def test_of_what_a_gpu_can_hold_the_set_that_lacks_least_host_memory_is_told(plan: Command) -> None:
+    told = json.loads(plan("--gpu", "24GB", "--host", "3GB", "--json").out)
+    assert told["peak_bytes"] <= told["gpu_bytes"]
+    others = json.loads(plan("--gpu", "24GB", "--json").out)
+    assert told["host_bytes"] <= others["host_bytes"]
+
+
+def test_a_driver_that_does_not_answer_is_told(plan: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho broken; exit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    told = json.loads(plan("--json").out)["notes"]
+    assert "planned without a GPU, for nvidia-smi ended with exit code 9: broken; finetune doctor tells more" in told
+
+
+def test_a_bare_size_says_whose_speed_it_has(plan: Command) -> None:
+    notes = json.loads(plan("--gpu", "24GB", "--json").out)["notes"]
+    assert notes == ["24GB has the speed of an rtx3090; --gpu takes a card's name too"]
+    assert json.loads(plan("--gpu", "rtx4090", "--json").out)["notes"] == []
+
+
 def test_json_of_what_does_not_fit_is_whole_too(plan: Command) -> None:
     done = plan("--gpu", "8GB", "--json")
     assert done.code == 4
@@ -154,6 +196,11 @@ def test_why_not_may_be_asked_twice_and_in_json(plan: Command) -> None:
     assert {"lever", "position", "peak_bytes", "host_bytes", "seconds", "verdict"} == told["rejected"][0].keys()
 
 
+def test_why_not_answers_of_a_recipe_that_does_not_fit_too(plan: Command) -> None:
+    asked = ("--gpu", "8GB", "--why-not", "lora.rank=8")
+    assert (plan(*asked).code, plan(*asked, "--json").code) == (0, 0)
+
+
 def test_why_not_of_what_is_done_says_so(plan: Command) -> None:
     assert (
         plan("--gpu", "48GB", "--why-not", "memory.head=full").out == "memory.head=full: that is what the plan does\n"
@@ -163,7 +210,11 @@ def test_why_not_of_what_is_done_says_so(plan: Command) -> None:
 def test_why_not_of_an_unknown_key_is_an_error(plan: Command) -> None:
     done = plan("--gpu", "24GB", "--why-not", "memory.haed=nf4")
     assert done.code == 2
-    assert "memory.head" in done.err.splitlines()[-1]
+    assert done.err.splitlines()[1:] == [
+        "  where --why-not memory.haed=nf4",
+        "  why   unknown keys are errors, not comments",
+        "  fix   --why-not memory.head=nf4",
+    ]
     assert "Traceback" not in done.err
 
 
@@ -190,6 +241,7 @@ def test_a_picture_is_drawn(plan: Command, suffix: str, tmp_path: Path) -> None:
     [
         ("memory.pdf", 2, "a PNG or an SVG"),
         ("memory", 2, "a PNG or an SVG"),
+        ("", 2, "a PNG or an SVG"),
         ("no/such/memory.png", 4, "cannot be written"),
     ],
 )

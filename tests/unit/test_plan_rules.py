@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_plan import CPU, DENSE, MIXTURE, RTX_4090, UNKNOWN, written
 
-from finetune.errors import RecipeError
+from finetune.errors import ArtifactError, RecipeError
 from finetune.hardware import Hardware, wished
 from finetune.plan import make_plan, refusals
 from finetune.plan.rules import check_rules
@@ -55,8 +55,9 @@ FORBIDDEN: list[tuple[str, Hardware, tuple[str, ...], tuple[str, ...]]] = [
     (DENSE, FOUR, ("parallel.zero=3", "memory.checkpoints=host"), ("memory.checkpoints", "parallel")),
     (DENSE, RTX_4090, ("parallel.expert=2",), ("parallel.expert",)),
     (MIXTURE, RTX_4090, ("parallel.expert=2",), ("parallel.expert",)),
-    (MIXTURE, FOUR, ("parallel.expert=3",), ("parallel.expert",)),
-    (MIXTURE, FOUR, ("parallel.expert=8",), ("parallel.expert",)),
+    (DENSE, FOUR, ("parallel.expert=4", "parallel.zero=2"), ("parallel.expert", "parallel")),
+    (MIXTURE, FOUR, ("parallel.expert=3",), ("parallel.expert", "parallel")),
+    (MIXTURE, FOUR, ("parallel.expert=8",), ("parallel.expert", "parallel")),
     (MIXTURE, FOUR, ("parallel.expert=4",), ("parallel",)),
 ]
 """The rank of a full training is read by nobody, so it may be anything."""
@@ -135,9 +136,19 @@ def test_a_base_that_was_quantised_before_is_refused(tmp_path: Path) -> None:
     shape = replace(read_shape(DENSE, None), quantised_by="gptq")
     recipe = written(tmp_path, "base=./mine")
     (found,) = refusals(recipe, shape, RTX_4090)
-    assert (found.key, found.out) == ("base", ("base=Qwen/Qwen3.6-27B",))
+    assert (found.key, found.out) == ("base", ("base=Qwen/Qwen3.6-27B", "revision=null"))
     assert "gptq" in found.why
     follow_out(tmp_path, ("base=./mine",), "--set base=Qwen/Qwen3.6-27B", RTX_4090)
+
+
+def test_the_way_to_another_base_forgets_where_the_first_lay_and_its_commit(tmp_path: Path) -> None:
+    words = ("base=someone/theirs", "revision=v1", f"base_path={tmp_path}")
+    shape = replace(read_shape(DENSE, None), model_type="llama")
+    with pytest.raises(ArtifactError) as told:
+        make_plan(written(tmp_path, *words), shape, RTX_4090, UNKNOWN)
+    out = told.value.problems[0].fix.replace("--set ", "").split()
+    recipe = written(tmp_path, *words, *out)
+    assert (recipe.base, recipe.base_path, recipe.revision) == (DENSE, None, None)
 
 
 def test_a_gpu_without_bfloat16_is_refused_for_every_base_and_the_way_out_is_another(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -56,10 +57,13 @@ def main() -> None:
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    # As standard error does by itself: what a terminal's encoding lacks is written as \u2587 and ends no command.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run()
     except FinetuneError as error:
-        with suppress(BrokenPipeError):
+        with suppress(OSError):  # nobody hears it, or its disk is full; the exit code still tells
             print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 

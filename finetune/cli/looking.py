@@ -57,7 +57,7 @@ def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSO
     opened = open_run(run)
     told = manifest.read_begun(opened.manifest)
     if as_json:
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(told, indent=2))
         return
     print(f"{told['run']}, begun {told['created']}")
     print(f"plan {in_short(read_plan(opened.plan))}")

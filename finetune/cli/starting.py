@@ -29,7 +29,9 @@ def init(
     fix = f"finetune init {trade} another-folder"
     for target in (recipe, data):
         if os.path.lexists(target):
-            raise RecipeError("this would overwrite your work", where=str(target), why="it exists already", fix=fix)
+            used = f", and can be used as it is: finetune plan {recipe}" if target == recipe else ""
+            why = f"it exists already{used}"
+            raise RecipeError("this would overwrite your work", where=str(target), why=why, fix=fix)
     with atomic.refusal_told(folder, fix), atomic.full_disk_told(data):
         recipe.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(shipped.root() / "data_templates" / trade, data)

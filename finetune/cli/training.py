@@ -56,7 +56,7 @@ def train(
         progress.say(f"plan {in_short(read_plan(run.plan))}")
         entry = train_run(run, stop, progress.say, progress.show, dataset, cache)
         progress.say(_summary(entry))
-    print(json.dumps({"run": str(run.path), **entry}, ensure_ascii=False) if as_json else run.path)
+    print(json.dumps({"run": str(run.path), **entry}) if as_json else run.path)
 
 
 def chat(

@@ -81,6 +81,24 @@ def test_a_mistake_is_told_in_our_words_with_its_exit_code(words: tuple[str, ...
     assert "Traceback" not in done.stderr
 
 
+def test_init_of_a_recipe_that_is_here_says_how_to_use_it(tmp_path: Path) -> None:
+    finetune("init", "legal", cwd=tmp_path)
+    done = finetune("init", "legal", cwd=tmp_path)
+    assert done.stderr.splitlines()[-2:] == [
+        "  why   it exists already, and can be used as it is: finetune plan recipes/legal.yaml",
+        "  fix   finetune init legal another-folder",
+    ]
+
+
+def test_a_terminal_that_lacks_a_character_ends_no_command(tmp_path: Path) -> None:
+    plan = f"finetune plan {ROOT}/recipes/legal.yaml --gpu 24GB"
+    done = shell(f"PYTHONIOENCODING=ascii {plan}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "###" in done.stdout
+    done = shell(f"PYTHONIOENCODING=ascii {plan} --json --why-not 'system=f\u00fcr'", tmp_path)
+    assert json.loads(done.stdout)["why_not"] == {"system=f\u00fcr": "that is what the plan does"}
+
+
 def test_version_is_the_packages() -> None:
     from finetune import __version__
 
@@ -109,6 +127,7 @@ def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("mkdir gone; cd gone; rmdir ../gone; finetune runs", 5, "the working folder is gone"),
         ("finetune recipe schema > /dev/full", 4, "the disk is full"),
         ("finetune runs > /dev/full", 4, "the disk is full"),
+        ("finetune init demo 2> /dev/full; finetune init demo 2> /dev/full; echo error: $? >&2", 0, "error: 2"),
     ],
 )
 def test_a_place_that_cannot_be_used_is_told(line: str, code: int, told: str, tmp_path: Path) -> None:

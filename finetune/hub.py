@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shlex
 from pathlib import Path
 
 from finetune.errors import ArtifactError, OutsideError
+from finetune.shards import read_text, shards
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*"]
 """Files of a base that are ever downloaded: weights, configs, tokenizer. Never pickles, never code."""
@@ -14,11 +15,27 @@ WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*"]
 REQUIRED = ("config.json", "tokenizer.json")
 
 
+def home() -> Path:
+    """The Hub client's folder. Source: huggingface_hub 2.4, constants.py."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return _expanded(os.environ.get("HF_HOME", os.path.join(cache, "huggingface")))
+
+
+def bases() -> Path:
+    """The folder to which the client downloads bases. Source: the same."""
+    named = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
+    return home() / "hub" if named is None else _expanded(named)
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expandvars(os.path.expanduser(path)))
+
+
 def locate(base: str, base_path: Path | None, revision: str | None) -> Path | None:
     """Finds a base that is already on disk: a folder, a named path, or the Hub's cache.
 
     Raises:
-        ArtifactError: the folder that was named is not a base.
+        ArtifactError: the folder that was named is not a base, or what the cache holds of it is damaged.
     """
     if base_path is not None or base.startswith((".", "/", "~")):
         return _checked(Path(base_path or base))
@@ -51,41 +68,37 @@ def fetch(base: str, base_path: Path | None, revision: str | None) -> Path:
 
 def _checked(folder: Path) -> Path:
     folder = folder.expanduser()
-    if not folder.is_dir():
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        why = "a base is a folder of config.json, tokenizer.json and *.safetensors"
+        fix = "--set base=Qwen/Qwen3.6-27B   # or the folder of one"
+        raise ArtifactError("this is a file and no base", where=str(folder), why=why, fix=fix)
+    if not os.path.isdir(folder):
+        place = shlex.quote(str(folder))
         raise ArtifactError(
             "there is no such base",
             where=str(folder),
             why="base names a local folder, since it starts with a dot, a slash or a tilde",
-            fix=f"finetune demo-base {folder}   # makes a toy; or name a Hub id such as Qwen/Qwen3.6-27B",
+            fix=f"finetune demo-base {place}   # makes a toy; or name a Hub id such as Qwen/Qwen3.6-27B",
         )
-    missing = [name for name in REQUIRED if not (folder / name).is_file()]
+    missing = [name for name in REQUIRED if not os.path.isfile(folder / name)]
     if missing or not any(folder.glob("*.safetensors")):
         missing = missing or ["*.safetensors"]
         raise ArtifactError(
             "the folder is not a whole base",
             where=str(folder),
             why=f"it has no {' and no '.join(missing)}",
-            fix=f"ls {folder}   # a base has config.json, tokenizer.json and *.safetensors",
+            fix=f"ls {shlex.quote(str(folder))}   # a base has config.json, tokenizer.json and *.safetensors",
         )
     return folder
 
 
 def _cached(base: str, revision: str | None) -> Path | None:
     """Reads the Hub cache's layout: models--org--name/{refs/<revision>, snapshots/<commit>}."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    root = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{base.replace('/', '--')}"
+    root = bases() / f"models--{base.replace('/', '--')}"
     ref = root / "refs" / (revision or "main")
-    commit = ref.read_text().strip() if ref.is_file() else revision
+    commit = read_text(ref, "the commit in the Hub's cache").strip() if os.path.isfile(ref) else revision
     if commit is None:
         return None
     snapshot = root / "snapshots" / commit
-    whole = all((snapshot / name).is_file() for name in REQUIRED) and _all_shards(snapshot)
-    return snapshot if whole else None
-
-
-def _all_shards(snapshot: Path) -> bool:
-    index = snapshot / "model.safetensors.index.json"
-    if not index.is_file():
-        return (snapshot / "model.safetensors").is_file()
-    shards = set(json.loads(index.read_text())["weight_map"].values())
-    return all((snapshot / Path(shard).name).is_file() for shard in shards)
+    whole = all(os.path.isfile(snapshot / name) for name in REQUIRED)
+    return snapshot if whole and all(map(os.path.isfile, shards(snapshot))) else None

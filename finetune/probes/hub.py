@@ -7,21 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune import host
+from finetune.hub import bases, home
 from finetune.probes.check import Check, amount, one_line
 from finetune.probes.machine import BASE_BYTES
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-def home() -> Path:
-    """The Hub client's folder. Source: huggingface_hub 2.4, constants.py."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.path.expanduser(os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")))
-
-
 def cache() -> Check:
     """Where bases are downloaded to, and whether the 27B would still fit."""
-    folder = Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or home() / "hub"))
+    folder = bases()
     free = host.disk_free_bytes(folder)
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.isdir(place))
     fix = "export HF_HOME=/a/larger/disk/huggingface"

@@ -109,12 +109,13 @@ def read_shape(base: str, folder: Path | None) -> ModelShape:
     if folder is not None:
         return _from_folder(folder)
     if not is_shipped(base):
-        known = ", ".join(sorted(f"Qwen/{f.stem}" for f in SHIPPED.glob("*.json")))
+        known = sorted(f"Qwen/{f.stem}" for f in SHIPPED.glob("*.json"))
+        meant = next((each for each in known if each.lower() == base.lower()), "Qwen/Qwen3.6-27B")
         raise ArtifactError(
             f"the shapes of {base} are not known",
             where="base",
-            why=f"it is not on disk, and the bases planned without a download are {known}",
-            fix=f"hf download {base}",
+            why=f"it is not on disk, and the bases planned without a download are {', '.join(known)}",
+            fix=f"--set base={meant}   # or, if it was made from one of these: hf download {base}",
         )
     told = json.loads(_shipped_file(base).read_text())
     parameters: dict[str, tuple[int, ...]] = {}

@@ -43,6 +43,12 @@ def test_an_unknown_base_names_the_known_ones() -> None:
     with pytest.raises(ArtifactError, match=r"the shapes of me/model are not known") as told:
         read_shape("me/model", None)
     assert "Qwen/Qwen3.6-27B" in told.value.problems[0].why
+    assert told.value.problems[0].fix.startswith(
+        "--set base=Qwen/Qwen3.6-27B "
+    )  # which can be trained, as Llama cannot
+    with pytest.raises(ArtifactError) as told:
+        read_shape("qwen/qwen3.5-9b", None)
+    assert told.value.problems[0].fix.startswith("--set base=Qwen/Qwen3.5-9B ")
 
 
 TINY = {

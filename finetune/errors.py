@@ -42,7 +42,7 @@ class Problem:
         for label, text in (("where", self.where), ("why", self.why), ("fix", self.fix)):
             if text:
                 lines.append(f"  {label:<5} {text}")
-        return "\n".join(lines)
+        return "\n".join(line.replace("\n", "\\n") for line in lines)  # a word may have been typed with one
 
 
 class FinetuneError(Exception):

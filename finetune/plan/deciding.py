@@ -9,7 +9,7 @@ from finetune.levers import OPTIMIZERS
 from finetune.memory import Job, adapter_shapes, count_weights, num_trainable, read_widths, state_bytes
 from finetune.plan.candidates import Candidate, Room, best, candidates
 from finetune.plan.rules import check_rules, other_base
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, override
 from finetune.shape import FAMILY_MODULES, Linear, ModelShape, is_text
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_moe")
@@ -59,7 +59,7 @@ def targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
                 f"the base has no layer of the family {family}",
                 where=recipe.where("lora.targets"),
                 why="an adapter that matches nothing trains nothing",
-                fix=f"lora.targets: [{', '.join(f for f in FAMILY_MODULES if shape.linears((f,)))}]",
+                fix=recipe.line("lora.targets", f"[{', '.join(f for f in FAMILY_MODULES if shape.linears((f,)))}]"),
             )
     return linears
 
@@ -70,7 +70,7 @@ def _check_family(recipe: Recipe, shape: ModelShape) -> None:
             f"{shape.source} is not a Qwen3.5 or Qwen3.6",
             where=recipe.where("base"),
             why=f"its model_type is {shape.model_type}; known are {', '.join(MODEL_TYPES)}",
-            fix=" ".join(f"--set {word}" for word in other_base(recipe)),
+            fix=" ".join(map(override, other_base(recipe))),
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from finetune.levers import POSITIONS
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, override
 from finetune.shape import ModelShape, read_shape
 
 STEP = 256
@@ -47,7 +47,7 @@ def nearest(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> tuple
             found.append(words)
         if len(found) == MOST_PROPOSALS:
             break
-    return tuple(" ".join(f"--set {key}={_shown(value)}" for key, value in words.items()) for words in found)
+    return tuple(" ".join(override(f"{key}={_shown(value)}") for key, value in words.items()) for words in found)
 
 
 def changed(recipe: Recipe, words: Words) -> Recipe:

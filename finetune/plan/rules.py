@@ -13,7 +13,7 @@ from finetune.cards import CARDS
 from finetune.errors import Problem, RecipeError
 from finetune.hardware import Hardware
 from finetune.memory import Widths, read_widths
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, override
 from finetune.shape import ModelShape
 
 LONGEST = 262_144
@@ -76,7 +76,7 @@ def check_rules(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> None:
 
 
 def _problem(recipe: Recipe, refusal: Refusal) -> Problem:
-    fix = " ".join(f"--set {word}" for word in refusal.out)
+    fix = " ".join(map(override, refusal.out))
     return Problem(refusal.what, recipe.where(refusal.key), refusal.why, fix or refusal.elsewhere)
 
 

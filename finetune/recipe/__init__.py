@@ -2,7 +2,19 @@
 
 from finetune.recipe.loading import dump, load
 from finetune.recipe.paths import is_folder
-from finetune.recipe.schema import FAMILIES, Data, Family, Lora, Memory, Parallel, Recipe, Train, json_schema, keys
+from finetune.recipe.schema import (
+    FAMILIES,
+    Data,
+    Family,
+    Lora,
+    Memory,
+    Parallel,
+    Recipe,
+    Train,
+    json_schema,
+    keys,
+    override,
+)
 
 __all__ = [
     "FAMILIES",
@@ -18,4 +30,5 @@ __all__ = [
     "json_schema",
     "keys",
     "load",
+    "override",
 ]

@@ -103,7 +103,7 @@ def _candidates(key: str, field: FieldInfo, value: Any, written: str | None) -> 
     choices = _choices(field.annotation)
     if choices and get_origin(field.annotation) is tuple:
         yield _chosen_list(value, choices)
-    elif choices:
+    elif choices and value is not None:
         yield _chosen(value, choices)
     else:
         yield from _repaired(value)

@@ -7,6 +7,7 @@ The text under each field is its documentation everywhere: here, in `finetune re
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -184,7 +185,12 @@ class Recipe(Section):
 
 def line(key: str, shown: str, place: str) -> str:
     """Writes a key with its value to be copied: into the file, or onto the command line if it came from there."""
-    return f"{SET}{key}={shown}" if place.startswith(SET) else f"{key}: {shown}"
+    return override(f"{key}={shown}") if place.startswith(SET) else f"{key}: {shown}"
+
+
+def override(word: str) -> str:
+    """Writes an override as a shell reads it: quoted where the shell would take its brackets, quotes or spaces."""
+    return SET + shlex.quote(word)
 
 
 def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -473,7 +474,10 @@ def test_no_error_repeats_a_secret(tmp_path: Path) -> None:
         ("=3", "--set train.epochs=3"),
         ("train.epochs=three", "--set train.epochs=2.0"),
         ("train.epochs=", "--set train.epochs=2.0"),
-        ("lora.targets=q_proj", "--set lora.targets=[attention]"),
+        ("lora.targets=q_proj", "--set 'lora.targets=[attention]'"),
+        ("name=7", "--set 'name=\"7\"'"),
+        ("name=a\nb", "--set name=a-b"),
+        ("method=", "--set method=qlora"),
         ("lora.targets=[attention", "close the quote or the bracket that is opened in this line"),
         ("frobnicate=1", "leave out --set frobnicate=1"),
         ("data.eval=20%", "--set data.eval=0.2"),
@@ -482,9 +486,10 @@ def test_no_error_repeats_a_secret(tmp_path: Path) -> None:
 def test_a_wrong_override_is_told_as_it_was_typed(word: str, fix: str, tmp_path: Path) -> None:
     (problem,) = problems_of(GOOD, tmp_path, word)
     assert (problem.where, problem.fix) == (f"--set {word}", fix)
+    assert len(str(problem).splitlines()) <= 4
     assert problem.why
     if fix.startswith("--set "):
-        load(tmp_path / "recipe.yaml", [fix.removeprefix("--set ")])
+        load(tmp_path / "recipe.yaml", shlex.split(fix)[1:])  # as a shell reads it
 
 
 @pytest.mark.parametrize(("name", "told"), [("leagl.yaml", "legal.yaml"), ("x" * 300, "finetune init legal")])

@@ -170,6 +170,9 @@ def read_architecture(folder: Path) -> Architecture:
     epsilon = text.told.get("rms_norm_eps", 1e-6)
     if type(epsilon) is not float or not 0 < epsilon < 1:
         raise text.refusal("rms_norm_eps", epsilon, "it is a small number above 0", "1e-06")
+    padding = text.told.get("pad_token_id")
+    if padding is not None and not (type(padding) is int and 0 <= padding < numbers["vocab_size"]):
+        raise text.refusal("pad_token_id", padding, "it is null or the number of a row of the vocabulary", "null")
     _check_rope(text, numbers["head_dim"])
     quantised_by = whole.quantised_by() or text.quantised_by()
     return Architecture(

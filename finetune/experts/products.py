@@ -81,9 +81,9 @@ def _in_turns(rows: torch.Tensor, stack: Stack, groups: Groups, *, transposed: b
         if start == stop:
             continue
         weights = stack.whole(first, last)
-        out[start:stop] = _product(
-            rows[start:stop], weights if transposed else weights.mT, groups.ends[first:last] - start
-        )
+        ends = groups.ends[first:last] - start
+        out[start:stop] = _product(rows[start:stop], weights if transposed else weights.mT, ends)
+        del weights  # before the next ones are made
     return out
 
 

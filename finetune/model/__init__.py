@@ -10,12 +10,13 @@ from finetune.model.adapter import (
 )
 from finetune.model.embeddings import HostEmbedding, embed_on_host
 from finetune.model.head import QuantisedHead
-from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base, refused
+from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base
 from finetune.model.losses import TokenLosses, causal_losses, token_losses
 from finetune.model.offloading import HostCheckpoints
 from finetune.model.parts import causal_of, compute_device
 from finetune.model.recomputing import recompute
 from finetune.model.scoring import Score, score
+from finetune.model.skeleton import refused
 
 __all__ = [
     "HostCheckpoints",

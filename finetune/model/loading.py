@@ -12,15 +12,13 @@ import importlib.util
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from finetune.architecture import read_architecture
@@ -35,7 +33,7 @@ from finetune.model.skeleton import complete, device_of, make_skeleton, pull
 from finetune.model.streaming import PIECE_BYTES, stream
 from finetune.plan import Plan
 from finetune.shape import is_text
-from finetune.shards import Stored, list_tensors, refetch, shards
+from finetune.shards import Stored, list_tensors, shards
 
 Progress = Callable[[int, int], None]
 """Is told the bytes read so far, and those to read in all."""
@@ -69,23 +67,22 @@ def load_base(
             why=f"its quantization_config names {quantised_by}",
             fix="take the release in bf16: quantising is done here",
         )
-    with refused(folder, "config.json", "the base cannot be loaded"):
-        if cache is None or plan.quantisation is None:
-            return _from_shards(folder, plan, progress)
-        made_from = caching.ingredients(folder, plan)
-        entry = caching.find(cache, made_from, say)
-        if entry is not None:
-            model = make_skeleton(folder, plan)
-            pull(model, plan)
-            wrong = restore(model, entry, device_of(plan), progress)
-            if not wrong:
-                complete(model, folder, plan, published=True)
-                return model
-            del model  # and its memory, before it is taken once more
-            caching.discard(entry, wrong, say)
-        model = _from_shards(folder, plan, progress)
-        caching.keep(model, cache, made_from, say)
-        return model
+    if cache is None or plan.quantisation is None:
+        return _from_shards(folder, plan, progress)
+    made_from = caching.ingredients(folder, plan)
+    entry = caching.find(cache, made_from, say)
+    if entry is not None:
+        model = make_skeleton(folder, plan)
+        pull(model, plan)
+        wrong = restore(model, entry, device_of(plan), progress)
+        if not wrong:
+            complete(model, folder, plan, published=True)
+            return model
+        del model  # and its memory, before it is taken once more
+        caching.discard(entry, wrong, say)
+    model = _from_shards(folder, plan, progress)
+    caching.keep(model, cache, made_from, say)
+    return model
 
 
 def _from_shards(folder: Path, plan: Plan, progress: Progress) -> Any:
@@ -138,20 +135,6 @@ def _place(module: Any, leaf: str, plan: Plan) -> Fill:
         target[first : first + len(rows)].copy_(rows)
 
     return fill
-
-
-@contextmanager
-def refused(folder: Path, file: str, what: str) -> Iterator[None]:
-    """Tells what transformers says of a damaged file of a base as an error of ours.
-
-    Raises:
-        ArtifactError: it could not be read.
-    """
-    try:
-        yield
-    except (OSError, ValueError, StrictDataclassError) as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ArtifactError(what, where=str(folder / file), why=why, fix=refetch(folder, file)) from error
 
 
 def bytes_by_dtype(model: Any) -> dict[str, int]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.conversion_mapping import PrefixChange
 from transformers.quantizers import AutoHfQuantizer
 
+from finetune.errors import ArtifactError
 from finetune.model.embeddings import HostEmbedding
 from finetune.model.head import QuantisedHead
 from finetune.plan import Plan
+from finetune.shards import refetch
 
 
 def make_skeleton(folder: Path, plan: Plan) -> Any:
@@ -21,8 +26,12 @@ def make_skeleton(folder: Path, plan: Plan) -> Any:
     transformers' own quantiser replaces the layers, and leaves on the model what its readers ask for:
     `is_loaded_in_4bit` (peft wraps 4-bit layers as such; trl knows QLoRA by it), `quantization_method` (the Trainer
     does not move such a model) and `hf_quantizer` (the Trainer asks it whether the model may be trained at all).
+
+    Raises:
+        ArtifactError: transformers cannot read the config.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    with refused(folder, "config.json"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     dtype = getattr(torch, plan.dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
@@ -33,6 +42,32 @@ def make_skeleton(folder: Path, plan: Plan) -> Any:
         model.hf_quantizer = quantiser
         quantiser.postprocess_model(model)
     return model
+
+
+@contextmanager
+def refused(folder: Path, file: str) -> Iterator[None]:
+    """Tells what transformers says of a damaged file of a base as an error of ours; it checks little before it computes.
+
+    Args:
+        folder: of the base.
+        file: that is read inside, and nothing else is done.
+
+    Raises:
+        ArtifactError: it could not be read.
+    """
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+        StrictDataclassError,
+    ) as error:
+        what, why = f"the base's {file} cannot be used", f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ArtifactError(what, where=str(folder / file), why=why, fix=refetch(folder, file)) from error
 
 
 def device_of(plan: Plan) -> torch.device:
@@ -71,7 +106,8 @@ def complete(model: Any, folder: Path, plan: Plan, *, published: bool) -> None:
     empty = [name for name, t in [*model.named_parameters(), *model.named_buffers()] if t.device.type == "meta"]
     assert not empty, f"nothing was loaded into {empty}"
     if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        with refused(folder, "generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     # as from_pretrained notes it for save_pretrained, which else writes one tensor an expert under other names
     model._weight_conversions = [PrefixChange(prefix_to_remove="language_model", model_prefix="model")] * published
     model.config.use_cache = False

@@ -98,9 +98,13 @@ def _rows_at_once(tensor: Stored, together: int) -> int:
 
 
 def _read_into(opened: BinaryIO, rest: memoryview, file: Path) -> None:
-    while rest:
-        got = opened.readinto(rest)  # type: ignore[attr-defined]
-        if not got:
-            fix = refetch(file.parent, file.name)
-            raise ArtifactError("a shard of the base is cut short", where=str(file), why="it changed", fix=fix)
-        rest = rest[got:]
+    fix = refetch(file.parent, file.name)
+    try:
+        while rest:
+            got = opened.readinto(rest)  # type: ignore[attr-defined]
+            if not got:
+                raise ArtifactError("a shard of the base is cut short", where=str(file), why="it changed", fix=fix)
+            rest = rest[got:]
+    except OSError as error:
+        why = f"{error.strerror}; the disk may be failing"
+        raise ArtifactError("a shard of the base cannot be read", where=str(file), why=why, fix=fix) from error

@@ -32,6 +32,10 @@ COLOURS = {
 """Blues for weights, warm colours for what is trained, greens for what comes and goes."""
 
 
+PLAIN = {"parse_math": False}
+"""Dollars in a name are dollars."""
+
+
 def draw_memory(plan: Plan, file: Path) -> None:
     """Draws one bar of all parts at the peak, and the line of what the device can hold, into a PNG or SVG file.
 
@@ -53,11 +57,15 @@ def draw_memory(plan: Plan, file: Path) -> None:
         axes.barh(0, left - room, left=room, height=0.55, fill=False, hatch="///", edgecolor="#b02a2a", linewidth=0)
     axes.axvline(room, color="#b02a2a", linewidth=1.6)
     told = f"{plan.gpu or 'this machine'} gives {room:.1f} GiB"
-    axes.annotate(told, (room, 0.38), (-5, 0), textcoords="offset points", color="#b02a2a", ha="right", fontsize=9)
+    axes.annotate(
+        told, (room, 0.38), (-5, 0), textcoords="offset points", color="#b02a2a", ha="right", fontsize=9, **PLAIN
+    )
     choices = plan.choices
     verdict = f"fits, {room - left:.1f} to spare" if plan.fits else f"{left - room:.1f} too much"
     title = f"{plan.base}, {plan.method}, {choices.micro_batch} x {plan.length:,} tokens: {left:.1f} GiB, {verdict}"
-    axes.set_title(f"{title}\n{levers_of(plan)}; planned, not measured", loc="left", fontsize=9.5, linespacing=1.5)
+    axes.set_title(
+        f"{title}\n{levers_of(plan)}; planned, not measured", loc="left", fontsize=9.5, linespacing=1.5, **PLAIN
+    )
     axes.set(xlabel="GiB at the peak", xlim=(0, 1.06 * max(room, left)), ylim=(-0.4, 0.5), yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8, handletextpad=0.2)

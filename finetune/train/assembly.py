@@ -48,7 +48,7 @@ def assemble(
         model.requires_grad_(True)
     recompute(model, plan.choices)
     watcher = Watcher(run, plan, dataset.held_out, stop, report)
-    with refused(base, "tokenizer_config.json", "the base's tokenizer cannot be loaded"):
+    with refused(base, "tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     trainer = ProvingTrainer(
         run,

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from xml.etree import ElementTree
@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 import pytest
 
 from finetune.cli import main
+from finetune.plan import read_plan
+from finetune.plan.picture import draw_memory
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,13 @@ def test_a_picture_is_drawn(plan: Command, suffix: str, tmp_path: Path) -> None:
     else:
         assert ElementTree.fromstring(drawn).tag.endswith("svg")
     assert len(drawn) > 5000
+
+
+def test_a_name_of_dollars_is_no_formula(plan: Command, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(plan("--gpu", "24GB", "--json").out)
+    named = replace(read_plan(tmp_path / "plan.json"), base=r"$\frac$", gpu="$$")
+    draw_memory(named, tmp_path / "memory.svg")
+    assert (tmp_path / "memory.svg").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(

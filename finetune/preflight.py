@@ -132,10 +132,11 @@ def _gpu_is_held(
     plan: Promise, hardware: Hardware, recipe: Recipe, free: int, holders: list[nvidia.Holder]
 ) -> DoesNotFit:
     missing = plan.peak_bytes - free
-    fix = next((f"kill {h.pid}   # {h.name}, if it is yours" for h in holders if h.used_bytes >= missing), "")
-    if not fix:  # plan for a card whose usable memory is what is free here
-        whole = free / (1 - DRIVER_SHARE) / GIB
-        fix = f"finetune plan {_file(recipe)} --gpu {whole:.1f}GB   # what fits into it"
+    whole = free / (1 - DRIVER_SHARE) / GIB  # a card whose usable memory is what is free here
+    fix = f"finetune plan {recipe.words()} --gpu {whole:.1f}GB   # what fits into it"
+    if whole < 1:  # for so little nothing can be planned
+        fix = "nvidia-smi   # shows who holds the rest"
+    fix = next((f"kill {h.pid}   # {h.name}, if it is yours" for h in holders if h.used_bytes >= missing), fix)
     return DoesNotFit(
         f"training needs {amount(plan.peak_bytes)} of GPU memory; {amount(free)} are free",
         where=hardware.gpus[0],
@@ -180,7 +181,7 @@ def _disk(plan: Promise, runs: Path, recipe: Recipe, written_bytes: int) -> list
             f"training writes {amount(needed)} into {runs}; {amount(free)} are free",
             where=str(runs),
             why=", ".join(f"{stage} {amount(size)}" for stage, size in now.items()),
-            fix=resumed if written_bytes else f"finetune train {_file(recipe)} {larger}",
+            fix=resumed if written_bytes else f"finetune train {recipe.words()} {larger}",
         )
     found = [Check("disk", "ok", f"{amount(needed)} to be written, {amount(free)} free")]
     later = {stage: size for stage, size in plan.disk_bytes.items() if stage not in now}
@@ -230,8 +231,3 @@ def _versions() -> Check:
             for name, found, wanted in wrong
         )
     return packages.versions()
-
-
-def _file(recipe: Recipe) -> str:
-    """The recipe's file, as the user typed it."""
-    return shlex.quote(recipe.where("").split(":")[0] or "RECIPE")

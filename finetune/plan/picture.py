@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from finetune.plan.record import Plan, levers_of
 
@@ -32,7 +33,7 @@ COLOURS = {
 """Blues for weights, warm colours for what is trained, greens for what comes and goes."""
 
 
-PLAIN = {"parse_math": False}
+PLAIN: dict[str, Any] = {"parse_math": False}
 """Dollars in a name are dollars."""
 
 

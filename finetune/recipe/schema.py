@@ -174,6 +174,12 @@ class Recipe(Section):
         section, _, name = key.rpartition(".")
         return self._typed.get(key) or str(getattr(getattr(self, section) if section else self, name))
 
+    def words(self) -> str:
+        """Writes the file and the overrides as they were typed, for a command in the `fix` line of an error."""
+        file = self._places.get("", "RECIPE:1").rpartition(":")[0]
+        typed = (place.removeprefix(SET) for place in self._places.values() if place.startswith(SET))
+        return " ".join([shlex.quote(file), *map(override, typed)])
+
     def where(self, key: str) -> str:
         """Says where a key was written, as `file:line  key`, for the `where` line of an error."""
         return self._places.get(key) or self._places.get(key.rsplit(".", 1)[0]) or self._places.get("") or key

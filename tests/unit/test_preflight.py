@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,6 +117,22 @@ def test_when_nobody_can_be_ended_the_fix_plans_for_what_is_free(
     assert fix == "finetune plan legal.yaml --gpu 14.6GB   # what fits into it"
     card, _ = parse_gpus(fix.split("--gpu ")[1].split()[0])
     assert usable_bytes(card.memory_bytes) == pytest.approx(14500 * MIB, rel=0.004)  # the size is written in tenths
+
+
+def test_for_less_than_a_card_has_nothing_is_planned(recipe: Recipe, base: Path, tmp_path: Path, held: None) -> None:
+    with pytest.raises(DoesNotFit) as caught:
+        preflight(Promised(peak_bytes=40 * GIB), replace(CARD, gpu_free_bytes=9 * MIB), tmp_path, base, recipe)
+    assert caught.value.problems[0].fix == "nvidia-smi   # shows who holds the rest"
+
+
+def test_the_fix_repeats_what_was_typed(base: Path, tmp_path: Path, held: None) -> None:
+    file = tmp_path / "my a:b.yaml"
+    file.write_text("base: Qwen/Qwen3.6-27B\nlora: {rank: 4}\ndata: {train: rows.jsonl}\n")
+    typed = load(file, ["lora.rank=8", "lora.targets=[mlp]"])
+    with pytest.raises(DoesNotFit) as caught:
+        preflight(Promised(peak_bytes=40 * GIB), replace(CARD, gpu_free_bytes=14000 * MIB), tmp_path, base, typed)
+    words = shlex.split(caught.value.problems[0].fix, comments=True)
+    assert words[2:-2] == [str(file), "--set", "lora.rank=8", "--set", "lora.targets=[mlp]"]
 
 
 def test_a_driver_that_tells_no_free_memory_refuses_nothing(recipe: Recipe, base: Path, tmp_path: Path) -> None:

@@ -118,12 +118,14 @@ class RoutedExperts(nn.Module):
         order, groups = sort_rows(local.masked_fill(elsewhere, self.num_held), self.num_held)
         order = order[: groups.bounds[-1]]
         rows = take(hidden, order, chosen)
-        said = self._feed_forward(rows, groups) * weights.reshape(-1, 1)[order].to(rows.dtype)
+        said = self._feed_forward(rows, weights.reshape(-1, 1)[order].to(rows.dtype), groups)
         return add_up(said, order, tokens, chosen)
 
-    def _feed_forward(self, rows: torch.Tensor, groups: Groups) -> torch.Tensor:
+    def _feed_forward(self, rows: torch.Tensor, weights: torch.Tensor, groups: Groups) -> torch.Tensor:
+        """Weighs what goes into the last product, not what comes out of it: backward then keeps the narrower of both."""
         gate, up = self._linear(self.gate_up_proj, self.gate_up_lora, rows, groups).chunk(2, dim=-1)
-        return self._linear(self.down_proj, self.down_lora, self.activation(gate) * up, groups)
+        inner = self.activation(gate) * up * weights
+        return self._linear(self.down_proj, self.down_lora, inner, groups)
 
     def _linear(self, stack: Stack, lora: ExpertLora | None, rows: torch.Tensor, groups: Groups) -> torch.Tensor:
         out = frozen_product(rows, stack, groups)

@@ -115,8 +115,8 @@ def test_spread_over_processes_nothing_changes(found: list[dict[Any, dict[str, A
     for place in range(4):
         assert told[place]["held"] == EXPERTS // size
         for name in ("answer", "hidden", "weights"):
-            # the sum over a token's two experts, in float32
-            assert apart(told[place]["once"][name], expected[place][name]) < 1e-6
+            # sums over a token's experts and over 128 states, in float32
+            assert apart(told[place]["once"][name], expected[place][name]) < 4e-6
             assert torch.equal(told[place]["once"][name], told[place]["again"][name])
     for name, _ in alone.named_parameters():
         # a process has the gradients of its own experts, of its group's tokens; the others' are zero

@@ -122,7 +122,7 @@ class RoutedExperts(nn.Module):
         return add_up(said, order, tokens, chosen)
 
     def _feed_forward(self, rows: torch.Tensor, weights: torch.Tensor, groups: Groups) -> torch.Tensor:
-        """Weighs what goes into the last product, not what comes out of it: backward then keeps the narrower of both."""
+        """Weighs what goes into the last product, not what comes out: backward then keeps the narrower of both."""
         gate, up = self._linear(self.gate_up_proj, self.gate_up_lora, rows, groups).chunk(2, dim=-1)
         inner = self.activation(gate) * up * weights
         return self._linear(self.down_proj, self.down_lora, inner, groups)

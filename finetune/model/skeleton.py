@@ -46,7 +46,7 @@ def make_skeleton(folder: Path, plan: Plan) -> Any:
 
 @contextmanager
 def refused(folder: Path, file: str) -> Iterator[None]:
-    """Tells what transformers says of a damaged file of a base as an error of ours; it checks little before it computes.
+    """Tells what transformers says of a damaged file of a base as an error of ours; it checks little itself.
 
     Args:
         folder: of the base.

@@ -14,6 +14,7 @@ from finetune.data import Example
 from finetune.errors import TrainingStopped
 from finetune.model import family_of, score
 from finetune.plan import Plan
+from finetune.recipe import override
 from finetune.run import Run, metrics
 from finetune.stopping import Stop
 
@@ -130,7 +131,7 @@ class Watcher(TrainerCallback):
                 f"{kind or 'the weights'} of {', '.join(without)} got no gradient at step {step}",
                 where=str(self.run.path),
                 why="an adapter without a gradient learns nothing, however many steps follow",
-                fix=f"--set lora.targets=[{', '.join(alive)}]"
+                fix=override(f"lora.targets=[{','.join(alive)}]")
                 if alive
                 else "--set train.warmup=0.03   # or a larger rate",
             )

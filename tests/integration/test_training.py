@@ -110,9 +110,9 @@ def test_full_training_moves_every_family_and_reads_back(base: Path, tmp_path: P
 def test_a_family_without_a_gradient_is_stopped_in_the_first_step(pico_base: Path, tmp_path: Path, family: str) -> None:
     with pytest.raises(TrainingStopped, match=f"lora_B of {family} got no gradient at step 1") as told:
         train(pico_base, tmp_path, touch=lambda trainer: freeze(trainer, family, "lora_B"))
-    words = re.fullmatch(r"--set lora\.targets=\[(.+)\]", told.value.problems[0].fix)
+    words = re.fullmatch(r"--set 'lora\.targets=\[(.+)\]'", told.value.problems[0].fix)
     assert words is not None
-    assert {*words[1].split(", ")} == {*DENSE} - {family}
+    assert {*words[1].split(",")} == {*DENSE} - {family}
 
 
 def test_a_family_whose_first_half_is_dead_is_stopped_in_the_second_step(pico_base: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from finetune.model.head import QuantisedHead
 from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base
 from finetune.model.losses import TokenLosses, causal_losses, token_losses
 from finetune.model.offloading import HostCheckpoints
-from finetune.model.parts import causal_of, compute_device
+from finetune.model.parts import causal_of, compute_device, first_not_finite
 from finetune.model.recomputing import recompute
 from finetune.model.scoring import Score, score
 from finetune.model.skeleton import refused
@@ -32,6 +32,7 @@ __all__ = [
     "compute_device",
     "embed_on_host",
     "family_of",
+    "first_not_finite",
     "frozen_sha256",
     "kernels",
     "load_adapter",

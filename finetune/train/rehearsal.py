@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from finetune.model import compute_device
+from finetune.errors import ArtifactError
+from finetune.model import causal_of, compute_device, first_not_finite
 from finetune.run import Claim
+from finetune.shards import refetch
 from finetune.train.trainer import ProvingTrainer
 
 TOLERANCE = 0.03
@@ -37,14 +40,16 @@ class Rehearsal:
     """The most of the host's memory that the process has held so far."""
 
 
-def rehearse(trainer: ProvingTrainer, say: Callable[[str], None]) -> Rehearsal:
+def rehearse(trainer: ProvingTrainer, base: Path, say: Callable[[str], None]) -> Rehearsal:
     """Runs the worst micro-batch of the run through the model, beside as many bytes as the optimizer will hold.
 
     Args:
         trainer: put together, not yet begun.
+        base: the folder of its base.
         say: takes a line for the user.
 
     Raises:
+        ArtifactError: a weight of the base is not finite; nothing was learnt yet that could be at fault.
         torch.OutOfMemoryError: it does not fit.
     """
     plan, device = trainer.plan, compute_device(trainer.model)
@@ -63,6 +68,10 @@ def rehearse(trainer: ProvingTrainer, say: Callable[[str], None]) -> Rehearsal:
         total = losses.nll.mean() if auxiliary is None else losses.nll.mean() + auxiliary
         total.backward()
         del ballast
+        if not torch.isfinite(total) and (name := first_not_finite(causal_of(trainer.model))):
+            why = f"{name.replace('.base_layer', '')} holds an infinite number or none at all"
+            fix = refetch(base)
+            raise ArtifactError("a weight of the base is not finite", where=str(base), why=why, fix=fix)
     cuda = device.type == "cuda"
     found = Rehearsal(
         tokens=inputs["input_ids"].numel(),

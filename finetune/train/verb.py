@@ -105,7 +105,7 @@ def train(
         report({"steps": plan.steps})
         with memory_told(run, recipe, plan, base, hardware, dataset.counts):
             trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say, cache)
-            rehearsal = rehearse(trainer, say)
+            rehearsal = rehearse(trainer, base, say)
             stop.idle = ""
             _train_on(run, trainer, watcher, say)
         if watcher.stopped:

@@ -69,11 +69,16 @@ def test_a_finished_run_whose_adapter_changed_is_not_called_proven(run: Run, tmp
         train(copy, Stop(), lambda line: None, lambda record: None)
 
 
-def test_a_base_that_cannot_be_loaded_is_an_error_of_ours(pico_base: Path, run: Run, tmp_path: Path) -> None:
+def test_what_only_transformers_knows_to_be_damaged_is_an_error_of_ours(
+    pico_base: Path, run: Run, tmp_path: Path
+) -> None:
     base = tmp_path / "base"
     shutil.copytree(pico_base, base)
+    (base / "generation_config.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"the base's generation_config\.json cannot be used"):
+        load_base(base, read_plan(run.plan))
     config = json.loads((base / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] = "four"
+    config["text_config"]["use_cache"] = "yes"
     (base / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match="the base cannot be loaded"):
+    with pytest.raises(ArtifactError, match=r"the base's config\.json cannot be used"):
         load_base(base, read_plan(run.plan))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from trial import in_process
 from trial.small_run import write_recipe
 
-from finetune.errors import TrainingStopped
+from finetune.errors import ArtifactError, TrainingStopped
 from finetune.run import Run, checkpoint
+from finetune.shards import shards
 
 STEP, MICRO_BATCH = 3, 2
 """The number appears in the second micro-batch of step 3; the checkpoint before it is of step 2."""
@@ -184,3 +186,22 @@ def assert_nothing_was_lost_or_spoilt(run: Run, last_step: int) -> None:
     for file in run.checkpoints.rglob("optimizer.pt"):
         for state in torch.load(file, weights_only=True)["state"].values():
             assert all(bool(value.isfinite().all()) for value in state.values()), file
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora"])
+def test_a_base_that_was_never_finite_is_told_before_the_first_step_by_the_weight(
+    pico_base: Path, tmp_path: Path, method: str
+) -> None:
+    base, name = tmp_path / "base", "layers.1.mlp.up_proj.weight"
+    shutil.copytree(pico_base, base)
+    for file in shards(base):
+        weights = load_file(file)
+        for key in weights:
+            if key.endswith(f"language_model.{name}"):
+                weights[key][3, 5] = math.nan
+        save_file(weights, file)
+    run, dataset = in_process.begin(write_recipe(tmp_path, base, num_rows=8), tmp_path / "runs", f"method={method}")
+    with pytest.raises(ArtifactError, match="a weight of the base is not finite") as told:
+        in_process.train(run, dataset)
+    assert told.value.problems[0].why == f"model.{name} holds an infinite number or none at all"
+    assert not run.metrics.exists()

@@ -30,9 +30,12 @@ from finetune.memory.loss import TILE
 from finetune.model.streaming import DTYPES, PIECE_BYTES
 from finetune.plan import Plan
 from finetune.shape import fingerprint
-from finetune.shards import read_header
+from finetune.shards import read_header, shards
 
 PASSPORT = "cache.json"
+
+PROVEN = {"bytes", "header_crc32", "data_crc32"}
+"""What a passport tells of each file."""
 
 FORMAT = 1
 """Grows when what is written changes; an older cache is then not found."""
@@ -49,7 +52,8 @@ def ingredients(folder: Path, plan: Plan) -> dict[str, Any]:
     """Lists all that decides the bits of a quantised base. Where it lies in memory is not among it."""
     return {
         "format": FORMAT,
-        "base": fingerprint(folder),
+        "base": fingerprint(folder),  # which only samples the shards; whatever was written since has another time
+        "written": [file.stat().st_mtime_ns for file in shards(folder)],
         "quantisation": plan.quantisation,
         "unquantised": list(plan.unquantised),
         "dtype": plan.dtype,
@@ -88,14 +92,15 @@ def passport(entry: Path) -> dict[str, Any]:
 
 
 def discard(entry: Path, why: str, say: Say) -> None:
-    """Removes a cache that is not to be trusted, its passport first, so that no half of it is taken for a whole."""
+    """Removes a cache that is not to be trusted, its name first, so that no half of it is taken for a whole."""
     say(f"the quantised cache is removed and made again: {why}")
+    doomed = _hidden(entry)
     try:
-        if entry.is_dir() and not entry.is_symlink():
-            (entry / PASSPORT).unlink(missing_ok=True)
-            shutil.rmtree(entry)
+        entry.rename(doomed)
+        if doomed.is_dir() and not doomed.is_symlink():
+            shutil.rmtree(doomed)
         else:
-            entry.unlink(missing_ok=True)
+            doomed.unlink()
     except OSError as error:
         say(f"it could not be removed, and is not used: {error}")
 
@@ -137,6 +142,8 @@ def _wrong(entry: Path, made_from: Mapping[str, Any]) -> str:
         if sorted([*files, PASSPORT]) != sorted(os.listdir(entry)):
             return f"its files are not those that {PASSPORT} lists"
         for name, proven in files.items():
+            if proven.keys() != PROVEN:
+                return f"{PASSPORT} does not tell {', '.join(sorted(PROVEN - proven.keys()))} of {name}"
             if (entry / name).stat().st_size != proven["bytes"]:
                 return f"{name} is not as long as it was"
             read_header(entry / name)
@@ -144,7 +151,7 @@ def _wrong(entry: Path, made_from: Mapping[str, Any]) -> str:
                 return f"the header of {name} is damaged"
     except ArtifactError as error:
         return f"{Path(error.problems[0].where).name} is damaged"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{PASSPORT} cannot be read: {type(error).__name__}"
     return ""
 
@@ -195,10 +202,15 @@ def _write(file: Path, group: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return {"bytes": len(head) + end, "header_crc32": zlib.crc32(head), "data_crc32": checksum}
 
 
+def _hidden(entry: Path) -> Path:
+    """Names a folder beside the entry that `_sweep` removes once this process is gone."""
+    return entry.with_name(f".{entry.name}.{os.getpid()}-{os.urandom(4).hex()}")
+
+
 @contextmanager
 def _staging(entry: Path) -> Iterator[Path]:
     """Gives a hidden folder beside the entry, locked while this process lives and removed unless it was renamed."""
-    folder = entry.with_name(f".{entry.name}.{os.getpid()}-{os.urandom(4).hex()}")
+    folder = _hidden(entry)
     folder.mkdir()
     lock = os.open(folder, os.O_RDONLY)
     try:

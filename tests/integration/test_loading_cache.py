@@ -25,6 +25,7 @@ from trial.planned import plan_on_cpu
 from finetune.model import cache as caching
 from finetune.model import frozen_sha256, load_base
 from finetune.plan import Plan
+from finetune.shards import shards
 
 WRITTEN = "the quantised base is written down for the next start"
 REMOVED = "the quantised cache is removed and made again"
@@ -149,6 +150,17 @@ def test_another_base_has_another_cache(pico_base: Path, plan: Plan, tmp_path: P
     assert not Loaded(base, plan, tmp_path / "cache").was_cached
 
 
+def test_weights_that_were_written_since_are_not_those_of_the_cache(
+    pico_base: Path, plan: Plan, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(pico_base, base)
+    Loaded(base, plan, tmp_path / "cache")
+    assert Loaded(base, plan, tmp_path / "cache").was_cached
+    os.utime(shards(base)[0])  # a change between two samples shows nowhere else
+    assert not Loaded(base, plan, tmp_path / "cache").was_cached
+
+
 def test_a_plan_without_quantisation_keeps_no_copy(pico_base: Path, plan: Plan, tmp_path: Path) -> None:
     plain = replace(plan, method="lora", quantisation=None, unquantised=())
     assert Loaded(pico_base, plain, tmp_path / "cache").was_cached
@@ -185,6 +197,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file too many": (lambda f: (f / "x").touch(), "its files are not those that cache.json lists"),
     "no passport": (lambda f: (f / "cache.json").unlink(), "cache.json cannot be read: FileNotFoundError"),
     "half a passport": (lambda f: os.truncate(f / "cache.json", 99), "cache.json cannot be read: JSONDecodeError"),
+    "a nested passport": (
+        lambda f: (f / "cache.json").write_text("[" * 10**5),
+        "cache.json cannot be read: RecursionError",
+    ),
+    "a passport that tells too little": (
+        lambda f: tell(f, files={file.name: {} for file in sorted(f.glob("0*"))}),
+        "cache.json does not tell bytes, data_crc32, header_crc32 of 00000.safetensors",
+    ),
+    "a folder for a passport": (
+        lambda f: ((f / "cache.json").unlink(), (f / "cache.json").mkdir()),
+        "cache.json cannot be read: IsADirectoryError",
+    ),
+    "a link to nothing": (
+        lambda f: (shutil.rmtree(f), f.symlink_to("nothing")),
+        "cache.json cannot be read: FileNotFoundError",
+    ),
     "no JSON object": (lambda f: (f / "cache.json").write_text("[]"), "cache.json cannot be read: TypeError"),
     "of another": (lambda f: tell(f, made_from={"base": "another"}), "cache.json is that of another base"),
     "files that are none": (lambda f: tell(f, files=[1]), "cache.json cannot be read: TypeError"),

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from finetune.errors import ArtifactError, OutsideError
-from finetune.shards import read_text, shards
+from finetune.shards import check_readable, read_text, shards
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*"]
 """Files of a base that are ever downloaded: weights, configs, tokenizer. Never pickles, never code."""
@@ -68,6 +68,7 @@ def fetch(base: str, base_path: Path | None, revision: str | None) -> Path:
 
 def _checked(folder: Path) -> Path:
     folder = folder.expanduser()
+    check_readable(folder)
     if os.path.lexists(folder) and not os.path.isdir(folder):
         why = "a base is a folder of config.json, tokenizer.json and *.safetensors"
         fix = "--set base=Qwen/Qwen3.6-27B   # or the folder of one"
@@ -100,5 +101,6 @@ def _cached(base: str, revision: str | None) -> Path | None:
     if commit is None:
         return None
     snapshot = root / "snapshots" / commit
+    check_readable(snapshot)
     whole = all(os.path.isfile(snapshot / name) for name in REQUIRED)
     return snapshot if whole and all(map(os.path.isfile, shards(snapshot))) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import struct
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ArtifactError
+
+CLOSED = "this user may not read it"
 
 INDEX = "model.safetensors.index.json"
 
@@ -99,12 +102,10 @@ def read_text(file: Path, what: str) -> str:
         what: it is, for the error: the base's config.
 
     Raises:
-        ArtifactError: it is missing, no file, not UTF-8, or not ours to read.
+        ArtifactError: it is missing, no file, or not UTF-8.
     """
     try:
         return file.read_text(encoding="utf-8")
-    except PermissionError as error:
-        raise _forbidden(file, what) from error
     except (OSError, ValueError) as error:
         why, fix = f"{type(error).__name__}: {error}", refetch(file.parent, file.name)
         raise ArtifactError(f"{what} cannot be read", where=str(file), why=why, fix=fix) from None
@@ -114,7 +115,7 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     """Reads a JSON object of a base.
 
     Raises:
-        ArtifactError: it is missing, damaged, no object, or not ours to read.
+        ArtifactError: it is missing, damaged, or no object.
     """
     text = read_text(file, what)
     try:
@@ -206,7 +207,7 @@ def read_header(file: Path) -> dict[str, Any]:
     Source: https://huggingface.co/docs/safetensors, section Format.
 
     Raises:
-        ArtifactError: the file is missing, cut short, damaged, no safetensors, or not ours to read.
+        ArtifactError: the file is missing, cut short, damaged, or no safetensors.
     """
     fix = refetch(file.parent, file.name)
     try:
@@ -223,8 +224,6 @@ def read_header(file: Path) -> dict[str, Any]:
         wrong = next((name for name, entry in header.items() if not _is_whole(entry)), None)
     except FileNotFoundError:
         raise ArtifactError("a shard of the base is missing", where=str(file), fix=fix) from None
-    except PermissionError as error:
-        raise _forbidden(file, "a shard of the base") from error
     except (OSError, struct.error, ValueError, AttributeError, RecursionError):
         raise ArtifactError("this is not a safetensors file", where=str(file), fix=fix) from None
     if wrong is not None:
@@ -252,7 +251,17 @@ def _is_whole(entry: Any) -> bool:
     return False
 
 
-def _forbidden(file: Path, what: str) -> ArtifactError:
-    place = shlex.quote(str(file.parent))
-    fix = f"sudo chmod -R a+rX {place}   # or as its owner"
-    return ArtifactError(f"{what} cannot be read", where=str(file), why="this user may not read it", fix=fix)
+def check_readable(folder: Path) -> None:
+    """Makes sure that this user may read a folder and what lies in it, before anything of it is said to be missing.
+
+    Raises:
+        ArtifactError: naming what is closed.
+    """
+    for around in (*reversed(folder.absolute().parents), folder):
+        if os.path.isdir(around) and not os.access(around, os.X_OK | (os.R_OK if around == folder else 0)):
+            fix = f"sudo chmod a+rx {shlex.quote(str(around))}   # or as its owner"
+            raise ArtifactError("the base cannot be read", where=str(around), why=CLOSED, fix=fix)
+    for file in sorted(folder.iterdir()) if os.path.isdir(folder) else ():
+        if file.exists() and not os.access(file, os.R_OK):
+            fix = f"sudo chmod -R a+rX {shlex.quote(str(folder))}   # or as its owner"
+            raise ArtifactError("the base cannot be read", where=str(file), why=CLOSED, fix=fix)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from finetune.errors import ArtifactError
+from finetune.shards import read_json, refetch
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,13 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         ArtifactError: there is none, or it is not a tokenizer.
     """
     file = folder / "tokenizer.json"
+    told = read_json(file, "the base's tokenizer")
     try:
-        raw = file.read_bytes()
-        told = json.loads(raw)
         control = {token["content"]: token["id"] for token in told["added_tokens"]}
-        told["added_tokens"] = []
-        text = Tokenizer.from_str(json.dumps(told))
-    except FileNotFoundError:
-        fix = f"ls {folder}   # a base has config.json, tokenizer.json and *.safetensors"
-        raise ArtifactError("the base has no tokenizer", where=str(file), fix=fix) from None
-    except (ValueError, KeyError, TypeError) as error:
-        why, fix = (
-            f"{type(error).__name__}: {error}",
-            "put the base's own tokenizer.json back, from its page on the Hub",
-        )
-        raise ArtifactError("the tokenizer cannot be read", where=str(file), why=why, fix=fix) from None
-    return Vocabulary(text, control, hashlib.sha256(raw).hexdigest())
+        text = Tokenizer.from_str(json.dumps(told | {"added_tokens": []}))
+    except Exception as error:
+        if not isinstance(error, KeyError | TypeError) and type(error) is not Exception:  # all that tokenizers raises
+            raise
+        why, fix = f"{type(error).__name__}: {error}", refetch(folder, file.name)
+        raise ArtifactError("the base's tokenizer cannot be used", where=str(file), why=why, fix=fix) from None
+    return Vocabulary(text, control, hashlib.sha256(file.read_bytes()).hexdigest())

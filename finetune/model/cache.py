@@ -75,10 +75,10 @@ def find(cache: Path, made_from: Mapping[str, Any], say: Say) -> Path | None:
         _sweep(cache)
         if not os.path.lexists(entry):
             return None
+        wrong = _wrong(entry, made_from)
     except OSError as error:
         say(f"the quantised cache cannot be read, and is not used: {error}")
         return None
-    wrong = _wrong(entry, made_from)
     if wrong:
         discard(entry, wrong, say)
         return None
@@ -107,6 +107,9 @@ def discard(entry: Path, why: str, say: Say) -> None:
 
 def keep(model: Any, cache: Path, made_from: Mapping[str, Any], say: Say) -> None:
     """Writes a model down for the next start. Whatever prevents it is told, and the model is as good without."""
+    entry = entry_of(cache, made_from)
+    if os.path.lexists(entry):
+        return  # another process was faster, or it is not ours to replace, as was told
     state = model.state_dict()
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
@@ -117,7 +120,6 @@ def keep(model: Any, cache: Path, made_from: Mapping[str, Any], say: Say) -> Non
         free = shutil.disk_usage(cache).free
         if free < needed:
             raise DoesNotFit("the disk is too small", why=f"it needs {needed:,} bytes, {free:,} are free")
-        entry = entry_of(cache, made_from)
         with _staging(entry) as folder, atomic.full_disk_told(folder, needed):
             files = {}
             for number, group in enumerate(_groups(state)):
@@ -133,7 +135,11 @@ def keep(model: Any, cache: Path, made_from: Mapping[str, Any], say: Say) -> Non
 
 
 def _wrong(entry: Path, made_from: Mapping[str, Any]) -> str:
-    """Tells what keeps a cache from being read; nothing if it may be."""
+    """Tells what is wrong with a cache; nothing if it may be used.
+
+    Raises:
+        PermissionError: it is somebody else's, and closed.
+    """
     try:
         told = passport(entry)
         files: dict[str, dict[str, int]] = told["files"]
@@ -142,6 +148,7 @@ def _wrong(entry: Path, made_from: Mapping[str, Any]) -> str:
         if sorted([*files, PASSPORT]) != sorted(os.listdir(entry)):
             return f"its files are not those that {PASSPORT} lists"
         for name, proven in files.items():
+            (entry / name).open("rb").close()  # what is not ours to read is not ours to judge
             if proven.keys() != PROVEN:
                 return f"{PASSPORT} does not tell {', '.join(sorted(PROVEN - proven.keys()))} of {name}"
             if (entry / name).stat().st_size != proven["bytes"]:
@@ -151,6 +158,8 @@ def _wrong(entry: Path, made_from: Mapping[str, Any]) -> str:
                 return f"the header of {name} is damaged"
     except ArtifactError as error:
         return f"{Path(error.problems[0].where).name} is damaged"
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{PASSPORT} cannot be read: {type(error).__name__}"
     return ""

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -336,3 +337,34 @@ def test_a_place_that_takes_no_files_ends_no_training(pico_base: Path, plan: Pla
     (tmp_path / "file").touch()
     loaded = Loaded(pico_base, plan, tmp_path / "file")
     assert loaded.said[-1].startswith("the quantised cache is not written: [Errno 17] File exists")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("closed", [".", "cache.json", "00000.safetensors"])
+def test_a_cache_that_is_closed_to_this_user_is_neither_used_nor_touched(
+    pico_base: Path, plan: Plan, closed: str
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as here:
+        Loaded(pico_base, plan, Path(here))
+        folder = entry(Path(here))
+        before = sorted(os.listdir(folder))
+        os.chmod(here, 0o777)
+        os.chmod(folder, 0o755)
+        os.chmod(folder / closed, 0)
+        made_from = caching.ingredients(pico_base, plan)
+        pid = os.fork()
+        if pid == 0:
+            code, said = 1, list[str]()
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                found = caching.find(Path(here), made_from, said.append)
+                told = said[0].startswith("the quantised cache cannot be read, and is not used: [Errno 13]")
+                code = 0 if found is None and told and len(said) == 1 else 2
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        os.chmod(folder, 0o755)
+        assert sorted(os.listdir(folder)) == before
+        os.chmod(folder / closed, 0o755)
+        assert Loaded(pico_base, plan, Path(here)).was_cached

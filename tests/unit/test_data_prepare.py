@@ -215,14 +215,22 @@ def test_the_hash_changes_with_any_change_of_ids_masks_order_or_side(tmp_path: P
 # Bases that are not one
 
 
+@pytest.mark.parametrize("wrong", [{"model": {}}, {"version": "9"}, {"added_tokens": 3}, {"added_tokens": [{}]}])
+def test_a_damaged_tokenizer_is_told(tmp_path: Path, base: Path, wrong: dict[str, object]) -> None:
+    told = json.loads((base / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told | wrong))
+    with pytest.raises(ArtifactError, match="the base's tokenizer cannot be used"):
+        read_vocabulary(tmp_path)
+
+
 def test_a_base_without_its_tokenizer_or_template_is_told(tmp_path: Path, base: Path) -> None:
-    with pytest.raises(ArtifactError, match="no tokenizer"):
+    with pytest.raises(ArtifactError, match="the base's tokenizer cannot be read"):
         read_vocabulary(tmp_path)
     with pytest.raises(ArtifactError, match="no chat template"):
         read_template(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"added_tokens": 3}')
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [{"name": "default"}]}')
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="cannot be used"):
         read_vocabulary(tmp_path)
     with pytest.raises(ArtifactError, match="no chat template"):
         read_template(tmp_path)

@@ -1,6 +1,8 @@
 """Where bases are looked for: where the Hub client puts them, whatever the environment says."""
 
 import importlib
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,39 @@ def test_a_file_is_no_base_and_a_missing_folder_is_quoted(tmp_path: Path) -> Non
     with pytest.raises(ArtifactError) as told:
         hub.locate("./my toy", None, None)
     assert told.value.problems[0].fix.startswith("finetune demo-base 'my toy' ")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("closed", "fix"),
+    [
+        ("tokenizer.json", "sudo chmod -R a+rX around/base"),
+        ("a.safetensors", "sudo chmod -R a+rX around/base"),
+        (".", "sudo chmod a+rx around/base"),
+        ("..", "sudo chmod a+rx {here}/around"),
+    ],
+)
+def test_what_this_user_may_not_read_is_not_called_missing(closed: str, fix: str) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as here:  # where others may come; what is above tmp_path is closed
+        base = Path(here, "around", "base")
+        base.mkdir(parents=True)
+        for name in ("config.json", "tokenizer.json", "a.safetensors"):
+            (base / name).touch()
+        os.chmod(here, 0o755)
+        os.chmod(base / closed, 0)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.chdir(here)
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                hub.locate(".", Path("around/base"), None)
+            except ArtifactError as error:
+                code = 0 if error.problems[0].fix == f"{fix.format(here=here)}   # or as its owner" else 2
+            finally:
+                os._exit(code)
+        code = os.waitpid(pid, 0)[1]
+        for folder in (base.parent, base):
+            os.chmod(folder, 0o755)
+    assert code == 0

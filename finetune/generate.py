@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import ArtifactError
 from finetune.hardware import detect
 from finetune.hub import fetch
-from finetune.model import compute_device, load_adapter, load_base
+from finetune.model import base_alone, compute_device, load_adapter, load_base
 from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.run import Run, manifest
@@ -113,7 +113,7 @@ def answer(
         sampling |= {"temperature": None, "top_k": None, "top_p": None}
     torch.manual_seed(seed)
     streamer = _Shown(tuned.renderer, set(tuned.ends), show)
-    with torch.inference_mode(), _as_base(tuned.model) if as_base else nullcontext():
+    with torch.inference_mode(), base_alone(tuned.model) if as_base else nullcontext():
         out = tuned.model.generate(
             input_ids=prompt,
             attention_mask=torch.ones_like(prompt),
@@ -151,12 +151,6 @@ class _Shown(BaseStreamer):
     def end(self) -> None:
         """Shows what was held back."""
         self.show(self.renderer.vocabulary.decode(self.ids)[self.shown :])
-
-
-@contextmanager
-def _as_base(model: Any) -> Iterator[None]:
-    with model.disable_adapter():
-        yield
 
 
 def _whole(folder: Path) -> Path:

@@ -29,18 +29,23 @@ FAMILY_MODULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Family -> (block, linear layers). A Gated DeltaNet's in_proj_a and in_proj_b are not among them: they are
 two rows a head and feed the decay through exp and softplus."""
 
-_LAYER = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)\.weight")
+EXPERT_WEIGHTS = ("gate_up_proj", "down_proj")
+"""The two fused weights of a layer's routed experts, (expert, out, in): the family `experts`."""
+
+_LAYER = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+?)(?:\.weight)?")
 
 
 @dataclass(frozen=True)
 class Linear:
-    """One linear layer of the text model."""
+    """One linear layer of the text model, or the same one of all routed experts."""
 
     name: str
     """As the text-only class names its module: model.layers.0.mlp.up_proj."""
     family: str
-    shape: tuple[int, int]
-    """(out, in)"""
+    shape: tuple[int, ...]
+    """(out, in); of one expert, where experts have it each."""
+    num_experts: int = 0
+    """That have one; 0 for a layer of its own."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,22 @@ class ModelShape:
         found = []
         for name, shape in self.parameters.items():
             match = _LAYER.fullmatch(name)
-            if match is None or len(shape) != 2:
+            if match is None or not is_text(name):
                 continue
             layer, path = match.groups()
-            block, _, leaf = path.partition(".")
-            leaf = leaf.rsplit(".", 1)[-1]
-            for family in families:
-                if block == FAMILY_MODULES[family][0] and leaf in FAMILY_MODULES[family][1]:
-                    found.append((int(layer), Linear(f"model.layers.{layer}.{path}", family, (shape[0], shape[1]))))
+            family = _family(path)
+            if family in families:
+                experts = shape[0] if family == "experts" else 0
+                found.append((int(layer), Linear(f"model.layers.{layer}.{path}", family, shape[-2:], experts)))
         return [linear for _, linear in sorted(found, key=lambda pair: pair[0])]
+
+
+def _family(path: str) -> str:
+    """Gives the family of a layer's part; none of norms, convolutions, decays and routers."""
+    block, leaf = path.partition(".")[0], path.rpartition(".")[2]
+    if path.startswith("mlp.experts."):
+        return "experts" if leaf in EXPERT_WEIGHTS else ""
+    return next((family for family, (of, leaves) in FAMILY_MODULES.items() if block == of and leaf in leaves), "")
 
 
 def is_text(name: str) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Literal
 
@@ -19,13 +18,17 @@ def current_pass() -> Pass:
 
 def passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Gives the contexts of both passes, for the `context_fn` of `torch.utils.checkpoint.checkpoint`."""
-    return _inside("first"), _inside("again")
+    return _Inside("first"), _Inside("again")
 
 
-@contextmanager
-def _inside(which: Pass) -> Iterator[None]:
-    before = _now.set(which)
-    try:
-        yield
-    finally:
-        _now.reset(before)
+class _Inside(AbstractContextManager[None]):
+    """One pass; entered once more where backward goes through a graph twice."""
+
+    def __init__(self, which: Pass) -> None:
+        self._which = which
+
+    def __enter__(self) -> None:
+        self._before = _now.set(self._which)
+
+    def __exit__(self, *raised: object) -> None:
+        _now.reset(self._before)

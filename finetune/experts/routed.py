@@ -49,8 +49,8 @@ class RoutedExperts(nn.Module):
         self.num_held = num_experts // (exchange.size if exchange else 1)
         self.first = self.num_held * (exchange.place if exchange else 0)
         kind = NF4Stack if nf4 else PlainStack
-        self.gate_up_proj = kind(self.num_held, 2 * intermediate, hidden, dtype=dtype, device=device)
-        self.down_proj = kind(self.num_held, hidden, intermediate, dtype=dtype, device=device)
+        self.gate_up = kind(self.num_held, 2 * intermediate, hidden, dtype=dtype, device=device)
+        self.down = kind(self.num_held, hidden, intermediate, dtype=dtype, device=device)
         self.gate_up_lora: ExpertLora | None = None
         self.down_lora: ExpertLora | None = None
         self.adapted = True
@@ -60,7 +60,7 @@ class RoutedExperts(nn.Module):
     @property
     def stacks(self) -> dict[str, NF4Stack | PlainStack]:
         """The frozen weights under their published names; of the experts that are held here."""
-        return {GATE_UP: self.gate_up_proj, DOWN: self.down_proj}
+        return {GATE_UP: self.gate_up, DOWN: self.down}
 
     @property
     def adapters(self) -> dict[str, ExpertLora]:
@@ -83,7 +83,7 @@ class RoutedExperts(nn.Module):
             )
             return made.train(self.training)
 
-        self.gate_up_lora, self.down_lora = fresh(self.gate_up_proj), fresh(self.down_proj)
+        self.gate_up_lora, self.down_lora = fresh(self.gate_up), fresh(self.down)
 
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -123,9 +123,9 @@ class RoutedExperts(nn.Module):
 
     def _feed_forward(self, rows: torch.Tensor, weights: torch.Tensor, groups: Groups) -> torch.Tensor:
         """Weighs what goes into the last product, not what comes out: backward then keeps the narrower of both."""
-        gate, up = self._linear(self.gate_up_proj, self.gate_up_lora, rows, groups).chunk(2, dim=-1)
+        gate, up = self._linear(self.gate_up, self.gate_up_lora, rows, groups).chunk(2, dim=-1)
         inner = self.activation(gate) * up * weights
-        return self._linear(self.down_proj, self.down_lora, inner, groups)
+        return self._linear(self.down, self.down_lora, inner, groups)
 
     def _linear(self, stack: Stack, lora: ExpertLora | None, rows: torch.Tensor, groups: Groups) -> torch.Tensor:
         out = frozen_product(rows, stack, groups)

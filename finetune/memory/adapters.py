@@ -23,9 +23,16 @@ BLOCK = 256
 Tensors = Sequence[tuple[int, ...]]
 
 
-def adapter_shapes(linears: Sequence[Linear], rank: int) -> list[tuple[int, int]]:
-    """Lists the shapes of lora_A (rank, in) and lora_B (out, rank) of every adapted layer."""
-    return [shape for each in linears for shape in ((rank, each.shape[1]), (each.shape[0], rank))]
+def adapter_shapes(linears: Sequence[Linear], rank: int, expert_rank: int = 0) -> list[tuple[int, ...]]:
+    """Lists the shapes of lora_A (rank, in) and lora_B (out, rank) of every adapted layer, those of experts stacked."""
+    found: list[tuple[int, ...]] = []
+    for each in linears:
+        out, into = each.shape
+        if each.num_experts:
+            found += [(each.num_experts, expert_rank, into), (each.num_experts, out, expert_rank)]
+        else:
+            found += [(rank, into), (out, rank)]
+    return found
 
 
 def num_trainable(tensors: Tensors) -> int:

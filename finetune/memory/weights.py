@@ -26,7 +26,7 @@ class WeightCounts:
     linears: int
     """Of the linear layers that QLoRA holds in 4 bits."""
     experts: int
-    """Of routed experts: fused in three dimensions, which bitsandbytes skips."""
+    """Of routed experts, fused in three dimensions."""
     others: int
     """Of norms, convolutions, decays, routers and the small projections that feed them."""
     embedding: int
@@ -65,14 +65,15 @@ def weight_parts(counts: WeightCounts, *, rows: int, nf4: bool, e: int, levers: 
     Args:
         counts: of the base.
         rows: of the vocabulary.
-        nf4: whether the linear layers are held in 4 bits.
+        nf4: whether the linear layers and the routed experts are held in 4 bits.
         e: bytes of every other weight.
         levers: where the vocabulary's matrices lie, and in how many bits.
     """
     found = {
         "linear layers in NF4": round(counts.linears * NF4_BYTES) if nf4 else 0,
         "linear layers": 0 if nf4 else counts.linears * e,
-        "routed experts": counts.experts * e,
+        "routed experts in NF4": round(counts.experts * NF4_BYTES) if nf4 else 0,
+        "routed experts": 0 if nf4 else counts.experts * e,
         "other layers": counts.others * e,
         "embedding": counts.embedding * e if levers.embeddings == "device" else 0,
         "head": head_bytes(counts.head, rows, levers.head, e) if counts.head else 0,

@@ -3,6 +3,7 @@
 from finetune.model.adapter import (
     adapter_tensors,
     add_adapter,
+    base_alone,
     family_of,
     load_adapter,
     restore_adapter,
@@ -26,6 +27,7 @@ __all__ = [
     "TokenLosses",
     "adapter_tensors",
     "add_adapter",
+    "base_alone",
     "bytes_by_dtype",
     "causal_losses",
     "causal_of",

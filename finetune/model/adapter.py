@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,18 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file, save_file
 
 from finetune.errors import ArtifactError, TrainingStopped
+from finetune.model.experts import (
+    add_expert_adapters,
+    expert_tensors,
+    experts_of,
+    set_expert_tensors,
+    with_experts,
+    without_experts,
+)
 from finetune.plan import Plan
 
 WEIGHTS = "adapter_model.safetensors"
@@ -40,13 +51,15 @@ def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
         r=plan.rank,
         lora_alpha=plan.alpha,
         lora_dropout=dropout,
-        target_modules=list(plan.target_modules),
+        target_modules=list(plan.target_modules) or DUMMY_TARGET_MODULES,
         bias="none",
         use_dora=plan.variant == "dora",
         use_rslora=plan.variant == "rslora",
         revision=plan.revision,
     )
     wrapped = get_peft_model(model, config)
+    if plan.expert_rank:
+        add_expert_adapters(wrapped, config, rank=plan.expert_rank, alpha=plan.expert_alpha, dropout=dropout)
     if plan.dtype == "bfloat16":
         keep_bfloat16(wrapped)
     check_targets(wrapped, plan)
@@ -75,7 +88,8 @@ def check_targets(model: Any, plan: Plan) -> None:
     Raises:
         TrainingStopped: they differ.
     """
-    got = Counter(family_of(name) for name in dict(model.named_parameters()) if name.endswith("lora_A.default.weight"))
+    ends = ("lora_A.default.weight", "_lora.lora_A")  # of PEFT's and of the routed experts'
+    got = Counter(family_of(name) for name in dict(model.named_parameters()) if name.endswith(ends))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if dict(got) != plan.num_targets or trainable != plan.trainable_parameters:
         raise TrainingStopped(
@@ -102,15 +116,18 @@ def family_of(name: str) -> str:
 
 def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
     """Gives the adapter's tensors under the names of its file, on the CPU."""
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False) | expert_tensors(model)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
 
 
-def save_adapter(model: Any, folder: Path) -> None:
+def save_adapter(model: Any, folder: Path, plan: Plan) -> None:
     """Writes the adapter for plain PEFT: its weights and its config, and no path of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(adapter_tensors(model), folder / WEIGHTS, metadata={"format": "pt"})
-    config = model.peft_config["default"].to_dict() | {"inference_mode": True}
+    peft = model.peft_config["default"]
+    config = peft.to_dict() | {"inference_mode": True}
+    if plan.expert_rank:
+        config |= with_experts(peft, plan.expert_rank, plan.expert_alpha)
     told = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     (folder / CONFIG).write_text(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
 
@@ -124,8 +141,12 @@ def load_adapter(model: Any, folder: Path) -> Any:
         ArtifactError: the adapter is missing, damaged, or not of this base.
     """
     try:
-        saved = load_file(folder / WEIGHTS)
-        wrapped = PeftModel.from_pretrained(model, folder, local_files_only=True)
+        saved, config = load_file(folder / WEIGHTS), LoraConfig.from_pretrained(folder, local_files_only=True)
+        rank, alpha = without_experts(config)
+        wrapped = PeftModel(model, config)
+        if rank:
+            add_expert_adapters(wrapped, config, rank=rank, alpha=alpha, dropout=0.0)
+        _set(wrapped, saved)
     except FileNotFoundError:
         raise ArtifactError(
             "the run has no adapter",
@@ -133,8 +154,9 @@ def load_adapter(model: Any, folder: Path) -> Any:
             why="training did not finish, or the folder was removed",
             fix=f"finetune train --resume {folder.parent}",
         ) from None
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise ArtifactError("the adapter cannot be loaded", where=str(folder), why=str(error).splitlines()[0]) from None
+    wrapped.requires_grad_(False)
     placed = adapter_tensors(wrapped)
     if placed.keys() != saved.keys() or any(not torch.equal(placed[n].float(), saved[n].float()) for n in saved):
         raise ArtifactError("the adapter is not of this base", where=str(folder), why="its tensors found no place")
@@ -151,4 +173,25 @@ def restore_adapter(model: Any, folder: Path) -> None:
     present = adapter_tensors(model)
     if saved.keys() != present.keys() or any(saved[name].shape != present[name].shape for name in saved):
         raise ArtifactError("the checkpoint's adapter is not of this run", where=str(folder / WEIGHTS))
-    set_peft_model_state_dict(model, saved)
+    _set(model, saved)
+
+
+def _set(model: Any, saved: dict[str, torch.Tensor]) -> None:
+    """Puts an adapter's tensors into the model; what has no place there is left out."""
+    blocks = tuple(f"{block}." for block in experts_of(model))
+    set_peft_model_state_dict(model, {name: t for name, t in saved.items() if not name.startswith(blocks)})
+    set_expert_tensors(model, saved)
+
+
+@contextmanager
+def base_alone(model: Any) -> Iterator[None]:
+    """Leaves the adapters out meanwhile, those of the routed experts too."""
+    blocks = experts_of(model).values()
+    with model.disable_adapter():
+        for experts in blocks:
+            experts.adapted = False
+        try:
+            yield
+        finally:
+            for experts in blocks:
+                experts.adapted = True

@@ -37,7 +37,7 @@ PASSPORT = "cache.json"
 PROVEN = {"bytes", "header_crc32", "data_crc32"}
 """What a passport tells of each file."""
 
-FORMAT = 1
+FORMAT = 2
 """Grows when what is written changes; an older cache is then not found."""
 
 FILE_BYTES = 2 * 10**9

@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from torch import nn
 
 from finetune.architecture import read_architecture
 from finetune.errors import ArtifactError
-from finetune.layout import is_published, match
+from finetune.experts import BLOCK, Exchange, NF4Stack, PlainStack, RoutedExperts
+from finetune.layout import Part, is_published, match
 from finetune.model import cache as caching
 from finetune.model.embeddings import HostEmbedding
 from finetune.model.head import QuantisedHead
@@ -44,6 +46,7 @@ def load_base(
     plan: Plan,
     *,
     cache: Path | None = None,
+    exchange: Exchange | None = None,
     progress: Progress = lambda done, whole: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Any:
@@ -54,6 +57,7 @@ def load_base(
         plan: says what is quantised, where everything lies, and in which dtype.
         cache: the folder in which quantised bases are kept for the next start; none is kept where none is given, or
             where the plan quantises nothing and a cache would only be a copy.
+        exchange: with the processes that hold the other routed experts; what is held here alone is not cached.
         progress: is told after each piece.
         say: takes a line for the user, about the cache.
 
@@ -67,8 +71,8 @@ def load_base(
             why=f"its quantization_config names {quantised_by}",
             fix="take the release in bf16: quantising is done here",
         )
-    if cache is None or plan.quantisation is None:
-        return _from_shards(folder, plan, progress)
+    if cache is None or plan.quantisation is None or exchange is not None:
+        return _from_shards(folder, plan, exchange, progress)
     made_from = caching.ingredients(folder, plan)
     entry = caching.find(cache, made_from, say)
     if entry is not None:
@@ -80,17 +84,20 @@ def load_base(
             return model
         del model  # and its memory, before it is taken once more
         caching.discard(entry, wrong, say)
-    model = _from_shards(folder, plan, progress)
+    model = _from_shards(folder, plan, None, progress)
     caching.keep(model, cache, made_from, say)
     return model
 
 
-def _from_shards(folder: Path, plan: Plan, progress: Progress) -> Any:
+def _from_shards(folder: Path, plan: Plan, exchange: Exchange | None, progress: Progress) -> Any:
     """Loads the base as it was published."""
     model = make_skeleton(folder, plan)
     tensors = [tensor for tensor in list_tensors(shards(folder)) if is_text(tensor.name)]
     parts = match(folder, tensors, {name: tuple(p.shape) for name, p in model.named_parameters()})
-    pull(model, plan)
+    published = is_published(tensors)
+    pull(model, plan, exchange)
+    parts = _held(parts, model)
+    tensors = list(parts)
     modules = {t: model.get_submodule(part.name.rpartition(".")[0]) for t, part in parts.items()}
 
     def where(tensor: Stored) -> torch.device:
@@ -105,8 +112,27 @@ def _from_shards(folder: Path, plan: Plan, progress: Progress) -> Any:
         fill(part.first + piece.first, piece.rows)
         done += piece.rows.numel() * piece.rows.element_size()
         progress(done, whole)
-    complete(model, folder, plan, published=is_published(tensors))
+    complete(model, folder, plan, published=published)
     return model
+
+
+def _held(parts: dict[Stored, Part], model: Any) -> dict[Stored, Part]:
+    """Leaves out the routed experts that other processes hold: whole tensors, or rows of a fused one."""
+    held: dict[Stored, Part] = {}
+    for tensor, part in parts.items():
+        block, _, leaf = part.name.rpartition(".")
+        module = model.get_submodule(block)
+        if not isinstance(module, RoutedExperts):
+            held[tensor] = part
+            continue
+        high = module.stacks[leaf].out_features
+        first, last = module.first * high, (module.first + module.num_held) * high
+        if part.first == 0 and tensor.num_rows == module.num_experts * high:
+            some = (module.num_held, high, tensor.width)
+            held[replace(tensor, shape=some, start=tensor.start + first * tensor.row_bytes)] = part
+        elif first <= part.first < last:
+            held[tensor] = replace(part, first=part.first - first)
+    return held
 
 
 def _together(module: Any, width: int) -> int:
@@ -116,6 +142,8 @@ def _together(module: Any, width: int) -> int:
     if isinstance(module, Linear4bit):
         block = int(module.weight.blocksize)
         return block // math.gcd(width, block)
+    if isinstance(module, RoutedExperts):
+        return BLOCK // math.gcd(width, BLOCK)
     return 1
 
 
@@ -124,6 +152,8 @@ def _place(module: Any, leaf: str, plan: Plan) -> Fill:
     dtype, device = getattr(torch, plan.dtype), device_of(plan)
     if isinstance(module, Linear4bit):
         return quantiser(module, dtype, device)
+    if isinstance(module, RoutedExperts):
+        return module.stacks[leaf].fill
     if isinstance(module, QuantisedHead):
         return lambda first, rows: module.fill(first, rows.to(dtype))
     if getattr(module, leaf).device.type == "meta":
@@ -140,10 +170,11 @@ def _place(module: Any, leaf: str, plan: Plan) -> Fill:
 def bytes_by_dtype(model: Any) -> dict[str, int]:
     """Adds up the bytes that the parameters hold, by dtype; 4-bit weights count as the uint8 they are stored in.
 
-    An embedding on the host and a quantised head have no parameters: what they hold is counted too.
+    An embedding on the host, a quantised head and routed experts have no parameters: what they hold is counted too.
     """
     held: Counter[str] = Counter()
-    levers = [module for module in model.modules() if isinstance(module, (HostEmbedding, QuantisedHead))]
+    kinds = (HostEmbedding, QuantisedHead, NF4Stack, PlainStack)
+    levers = [module for module in model.modules() if isinstance(module, kinds)]
     for tensor in [*model.parameters(), *(tensor for lever in levers for tensor in lever.state_dict().values())]:
         held[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
     return dict(sorted(held.items()))

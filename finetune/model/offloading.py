@@ -16,6 +16,8 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from finetune.experts.again import passes
+
 ALIGNMENT = 512
 """Bytes that a tensor's place in a slab is a multiple of."""
 
@@ -55,7 +57,7 @@ class HostCheckpoints:
         """
         with saved_tensors_hooks(self._keep, self._bring):
             try:
-                out: torch.Tensor = checkpoint(function, hidden, use_reentrant=False)
+                out: torch.Tensor = checkpoint(function, hidden, use_reentrant=False, context_fn=passes)
             finally:
                 if self._sent is not None:  # whoever frees the input now may not write over it before it has left
                     torch.cuda.current_stream(hidden.device).wait_event(self._sent)
@@ -165,4 +167,4 @@ def _aligned(tensor: torch.Tensor) -> int:
 
 def on_device(function: Function, hidden: torch.Tensor) -> Any:
     """Gives function(hidden), to be recomputed in backward from an input that stays where it is."""
-    return checkpoint(function, hidden, use_reentrant=False)
+    return checkpoint(function, hidden, use_reentrant=False, context_fn=passes)

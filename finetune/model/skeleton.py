@@ -14,7 +14,9 @@ from transformers.conversion_mapping import PrefixChange
 from transformers.quantizers import AutoHfQuantizer
 
 from finetune.errors import ArtifactError
+from finetune.experts import Exchange
 from finetune.model.embeddings import HostEmbedding
+from finetune.model.experts import replace_experts
 from finetune.model.head import QuantisedHead
 from finetune.plan import Plan
 from finetune.shards import refetch
@@ -75,11 +77,12 @@ def device_of(plan: Plan) -> torch.device:
     return torch.device("cuda", 0) if plan.device == "cuda" else torch.device("cpu")
 
 
-def pull(model: Any, plan: Plan) -> None:
-    """Puts the vocabulary matrices where the plan's levers want them, still without their weights.
+def pull(model: Any, plan: Plan, exchange: Exchange | None = None) -> None:
+    """Puts the vocabulary matrices where the plan's levers want them and takes in our experts, all without weights yet.
 
     A plan keeps both as they are where they are tied: one weight cannot lie in two places.
     """
+    replace_experts(model, plan, device_of(plan), exchange)
     tokens, width = model.get_input_embeddings().weight.shape
     dtype, tied = getattr(torch, plan.dtype), model.config.tie_word_embeddings
     if plan.choices.embeddings == "host":

@@ -9,8 +9,8 @@ from finetune.levers import OPTIMIZERS
 from finetune.memory import Job, adapter_shapes, count_weights, num_trainable, read_widths, state_bytes
 from finetune.plan.candidates import Candidate, Room, best, candidates
 from finetune.plan.rules import check_rules, other_base
-from finetune.recipe import Recipe, override
-from finetune.shape import FAMILY_MODULES, Linear, ModelShape, is_text
+from finetune.recipe import FAMILIES, Recipe, override
+from finetune.shape import Linear, ModelShape, is_text
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_moe")
 
@@ -54,12 +54,14 @@ def targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
         return []
     linears = shape.linears(recipe.lora.targets)
     for family in recipe.lora.targets:
+        if family == "experts" and set(recipe.lora.targets) == set(FAMILIES):
+            continue  # all families means all that the base has
         if not any(linear.family == family for linear in linears):
             raise RecipeError(
                 f"the base has no layer of the family {family}",
                 where=recipe.where("lora.targets"),
                 why="an adapter that matches nothing trains nothing",
-                fix=recipe.line("lora.targets", f"[{', '.join(f for f in FAMILY_MODULES if shape.linears((f,)))}]"),
+                fix=recipe.line("lora.targets", f"[{', '.join(f for f in FAMILIES if shape.linears((f,)))}]"),
             )
     return linears
 
@@ -95,9 +97,19 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
     )
 
 
+def expert_rank(recipe: Recipe, shape: ModelShape) -> int:
+    """Gives the rank of each routed expert's adapter; 0 where they get none.
+
+    A token meets several experts: with the rank shared out among them it meets as many numbers as in a dense layer.
+    """
+    if recipe.method == "full" or "experts" not in recipe.lora.targets or not shape.linears(("experts",)):
+        return 0
+    return recipe.lora.expert_rank or max(1, recipe.lora.rank // shape.experts_per_token)
+
+
 def trained_shapes(recipe: Recipe, shape: ModelShape, linears: list[Linear]) -> list[tuple[int, ...]]:
     """Lists the shapes of the trained tensors: of adapters, with DoRA's lengths of rows, or of every text weight."""
     if recipe.method == "full":
         return [dims for name, dims in shape.parameters.items() if is_text(name)]
-    adapters: list[tuple[int, ...]] = [*adapter_shapes(linears, recipe.lora.rank)]
+    adapters = adapter_shapes(linears, recipe.lora.rank, expert_rank(recipe, shape))
     return adapters + [(linear.shape[0],) for linear in linears if recipe.lora.dora]

@@ -32,7 +32,8 @@ def disk_bytes(recipe: Recipe, shape: ModelShape, job: Job, choices: Choices) ->
     checkpoint = weights + states + moved + STATE_BYTES
     text = job.weights
     stored = text.linears + text.experts + text.others + text.embedding + text.head
-    quantised = round(text.linears * NF4_BYTES) + BF16_BYTES * (stored - text.linears)
+    in_4_bits = text.linears + text.experts
+    quantised = round(in_4_bits * NF4_BYTES) + BF16_BYTES * (stored - in_4_bits)
     found = {
         "base": BF16_BYTES * shape.num_parameters,
         "cache": quantised if job.nf4 else 0,

@@ -47,6 +47,10 @@ class Plan:
     alpha: float
     variant: str
     """Of LoRA: dora, rslora, or none."""
+    expert_rank: int
+    """Of each routed expert's adapter; 0 where they have none."""
+    expert_alpha: float
+    """Which gives their adapters the scale of all others."""
     trainable_parameters: int
     total_parameters: int
     """Of the text model; vision and multi-token prediction are not loaded."""

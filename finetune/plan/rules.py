@@ -93,9 +93,9 @@ def _packing(case: Case) -> Iterator[Refusal]:
 
 def _dora(case: Case) -> Iterator[Refusal]:
     lora = case.recipe.lora
-    if lora.dora and case.widths.num_experts and case.recipe.method == "qlora":
-        why = "it normalises whole rows of a weight, and PEFT cannot take a fused, quantised expert apart into rows"
-        yield Refusal("lora.dora", "DoRA cannot be trained on quantised experts", why, ("lora.dora=false",))
+    if lora.dora and case.widths.num_experts and "experts" in lora.targets and not case.full:
+        why = "it normalises whole rows of W + BA, and that sum is never made of a routed expert"
+        yield Refusal("lora.dora", "DoRA cannot be trained on routed experts", why, ("lora.dora=false",))
     if lora.dora and lora.rslora:
         why = "DoRA learns the length of each row itself, so another scale of the adapter is only another learning rate"
         yield Refusal("lora.rslora", "DoRA and rsLoRA together set the scale twice", why, ("lora.rslora=false",))
@@ -122,13 +122,17 @@ def _full_mixture(case: Case) -> Iterator[Refusal]:
 
 def _rank(case: Case) -> Iterator[Refusal]:
     linears = case.shape.linears(case.recipe.lora.targets)
-    if case.full or not linears:
-        return
-    narrow = min(linears, key=lambda linear: min(linear.shape))
-    most = min(narrow.shape)
-    if case.recipe.lora.rank > most:
-        why = f"{narrow.name} has rank {most} at most: a larger adapter would hold more numbers than the layer"
-        yield Refusal("lora.rank", "the adapter is larger than its layer", why, (f"lora.rank={most}",))
+    for key, rank, kind in (
+        ("lora.rank", case.recipe.lora.rank, [linear for linear in linears if not linear.num_experts]),
+        ("lora.expert_rank", case.recipe.lora.expert_rank or 0, [linear for linear in linears if linear.num_experts]),
+    ):
+        if case.full or not kind:
+            continue
+        narrow = min(kind, key=lambda linear: min(linear.shape))
+        most = min(narrow.shape)
+        if rank > most:
+            why = f"{narrow.name} has rank {most} at most: a larger adapter would hold more numbers than the layer"
+            yield Refusal(key, "the adapter is larger than its layer", why, (f"{key}={most}",))
 
 
 def _vocabulary(case: Case) -> Iterator[Refusal]:

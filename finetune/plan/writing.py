@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from finetune.data import Counts
 from finetune.hardware import Hardware
 from finetune.plan.candidates import Candidate, examples_in_a_step, work_of
-from finetune.plan.deciding import job_of, room_of, targets
+from finetune.plan.deciding import expert_rank, job_of, room_of, targets
 from finetune.plan.disk import disk_bytes
 from finetune.plan.explaining import reason
 from finetune.plan.record import Plan
@@ -25,7 +26,7 @@ CHECKPOINTS_IN_A_RUN = 10
 
 def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts, chosen: Candidate) -> Plan:
     """Writes a plan down; where nothing fits, without the ways out."""
-    job, linears = job_of(recipe, shape, hardware, counts), targets(recipe, shape)
+    job = job_of(recipe, shape, hardware, counts)
     room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
     per_epoch, steps = _steps(recipe, counts)
     run_seconds = chosen.seconds * _whole_steps(recipe, counts)
@@ -40,11 +41,7 @@ def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts,
         dtype="bfloat16" if job.cuda else "float32",
         quantisation="nf4 with double quantisation" if job.nf4 else None,
         unquantised=UNQUANTISED if job.nf4 else (),
-        target_modules=() if job.full else tuple(m for f in recipe.lora.targets for m in FAMILY_MODULES[f][1]),
-        num_targets=dict(Counter(linear.family for linear in linears)),
-        rank=recipe.lora.rank,
-        alpha=recipe.lora.alpha or 2.0 * recipe.lora.rank,
-        variant=_variant(recipe),
+        **_adapters(recipe, shape),
         trainable_parameters=job.num_trained,
         total_parameters=shape.num_text_parameters,
         choices=choices,
@@ -80,8 +77,20 @@ def _whole_steps(recipe: Recipe, counts: Counts) -> float:
     return recipe.train.max_steps or recipe.train.epochs * counts.examples / examples_in_a_step(recipe, counts)
 
 
-def _variant(recipe: Recipe) -> str:
-    return "dora" if recipe.lora.dora else "rslora" if recipe.lora.rslora else ""
+def _adapters(recipe: Recipe, shape: ModelShape) -> dict[str, Any]:
+    """Says what gets an adapter, and of which rank and scale; experts' have the scale of all others."""
+    lora, share = recipe.lora, expert_rank(recipe, shape) / recipe.lora.rank
+    alpha = lora.alpha or 2.0 * lora.rank
+    families = () if recipe.method == "full" else lora.targets
+    return {
+        "target_modules": tuple(m for family in families for m in FAMILY_MODULES.get(family, ("", ()))[1]),
+        "num_targets": dict(Counter(linear.family for linear in targets(recipe, shape))),
+        "rank": lora.rank,
+        "alpha": alpha,
+        "variant": "dora" if lora.dora else "rslora" if lora.rslora else "",
+        "expert_rank": expert_rank(recipe, shape),
+        "expert_alpha": alpha * (math.sqrt(share) if lora.rslora else share),
+    }
 
 
 def _steps(recipe: Recipe, counts: Counts) -> tuple[int, int]:
@@ -100,11 +109,9 @@ def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:
         )
     if recipe.revision and is_folder(recipe.base):
         notes.append(f"revision {recipe.revision[:12]} is dropped: base is a folder, and a folder has none")
-    if shape.num_routed_parameters and recipe.method != "full":
+    if shape.num_routed_parameters and recipe.method != "full" and not expert_rank(recipe, shape):
         share = shape.num_routed_parameters / shape.num_text_parameters
-        notes.append(f"routed experts ({share:.0%} of the weights) get no adapter: shared experts and mixers do")
-        if recipe.method == "qlora":
-            notes.append("routed experts are not quantised by bitsandbytes: they stay in full precision")
+        notes.append(f"routed experts ({share:.0%} of the weights) get no adapter: lora.targets leaves them out")
     if len(hardware.gpus) > 1:
         notes.append(f"of {len(hardware.gpus)} GPUs one is used: training on several is not built yet")
     if hardware.device == "cuda" and hardware.rule_kernel and not hardware.kernels:

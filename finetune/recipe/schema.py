@@ -20,7 +20,7 @@ Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 HubIdOrFolder = Annotated[str, Field(pattern=r"^([./~].*|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)$")]
-Family = Literal["linear_attention", "attention", "mlp"]
+Family = Literal["linear_attention", "attention", "mlp", "experts"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -81,7 +81,9 @@ class Lora(Section):
     dropout: Share = 0.0
     """Share of adapter inputs dropped in training."""
     targets: Annotated[tuple[Family, ...], Field(min_length=1)] = FAMILIES
-    """Families of linear layers that get an adapter; all of them by default."""
+    """Families of linear layers that get an adapter; by default all that the base has."""
+    expert_rank: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
+    """Rank of each routed expert's adapter. Default: `rank` over the experts that a token goes to."""
     dora: Flag = False
     """Train the length of each weight row beside the adapter (DoRA); slower, and holds more memory."""
     rslora: Flag = False

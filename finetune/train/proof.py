@@ -58,7 +58,7 @@ def _trainable(model: Any) -> int:
 
 
 def _adapted(model: Any) -> int:
-    return sum(".lora_A." in name and p.requires_grad for name, p in model.named_parameters())
+    return sum(".lora_A" in name and p.requires_grad for name, p in model.named_parameters())
 
 
 def _read_back(run: Run, plan: Plan, trainer: Any, artifact: Path) -> Claim:

@@ -129,7 +129,7 @@ class ProvingTrainer(SFTTrainer):
         if self.plan.method == "full":
             save_model(self.model, str(folder / FULL_WEIGHTS))
         else:
-            save_adapter(self.model, folder)
+            save_adapter(self.model, folder, self.plan)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / "trainer_state.json"))

@@ -210,7 +210,7 @@ def _publish(run: Run, plan: Plan, base: Path, trainer: ProvingTrainer) -> Path:
             if (base / name).is_file():
                 shutil.copy(base / name, staging)
     else:
-        save_adapter(trainer.model, staging)
+        save_adapter(trainer.model, staging, plan)
     for file in staging.iterdir():
         shutil.copymode(run.recipe, file)  # safetensors lets only the owner read what it writes
     atomic.publish(staging, final)

@@ -18,6 +18,7 @@ from torch import nn
 from bench.bases import Base
 from finetune.levers import Levers
 from finetune.model import HostCheckpoints, HostEmbedding, QuantisedHead, causal_of, recompute
+from finetune.model.experts import experts_of, replace_experts
 from finetune.model.nf4 import quantiser
 from finetune.model.skeleton import complete, device_of, make_skeleton, pull
 from finetune.plan import Plan
@@ -44,6 +45,12 @@ def make_model(base: Base, plan: Plan, seed: int) -> tuple[Any, Vocabulary]:
     """Makes the text model on the plan's device, no more than one matrix of it unquantised at a time."""
     torch.manual_seed(seed)
     model, dtype, device = make_skeleton(base.folder, plan), getattr(torch, plan.dtype), device_of(plan)
+    replace_experts(model, plan, device)
+    for experts in experts_of(model).values():
+        for stack in experts.stacks.values():
+            shape = (stack.out_features, stack.in_features)
+            for expert in range(experts.num_experts):
+                stack.fill(expert * shape[0], torch.randn(shape, dtype=dtype, device=device) * DEVIATION)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     small = [module for module in model.modules() if module not in (embedding, head)]
     for module in small:
@@ -61,7 +68,7 @@ def make_model(base: Base, plan: Plan, seed: int) -> tuple[Any, Vocabulary]:
 
 
 def _draw(model: Any, modules: list[nn.Module], device: torch.device) -> None:
-    """Fills the modules' own parameters as transformers does: norms, decays, convolutions, small linears, experts.
+    """Fills the modules' own parameters as transformers does: norms, decays, convolutions, small linears, routers.
 
     All are there before any is filled, since a block draws its router's. What nobody fills stays NaN, and is noticed.
     """

@@ -28,6 +28,7 @@ from finetune.architecture import read_architecture
 from finetune.errors import ArtifactError
 from finetune.memory import is_quantised
 from finetune.model import QuantisedHead, bytes_by_dtype, embed_on_host, load_base
+from finetune.model.experts import experts_of, replace_experts
 from finetune.model.streaming import PIECE_BYTES, buffer_bytes
 from finetune.plan import UNQUANTISED, Plan
 from finetune.shape import is_text, read_shape
@@ -49,6 +50,7 @@ def base(request: pytest.FixtureRequest) -> Path:
 
 
 def by_transformers(base: Path, plan: Plan) -> Any:
+    """Loads a base with transformers; its routed experts then become ours."""
     dtype = getattr(torch, plan.dtype)
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -57,17 +59,29 @@ def by_transformers(base: Path, plan: Plan) -> Any:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(UNQUANTISED),
     )
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         base,
         dtype=dtype,
         device_map={"": "cpu"},
         quantization_config=four_bits if plan.quantisation else None,
         attn_implementation="sdpa",
     )
+    fused = {n: p.detach() for n, p in model.named_parameters() if ".mlp.experts." in n}
+    replace_experts(model, plan, torch.device("cpu"))
+    for name, experts in experts_of(model).items():
+        for leaf, stack in experts.stacks.items():
+            stack.fill(0, fused[f"{name}.{leaf}"].view(-1, stack.in_features))
+        experts.eval()
+    return model
 
 
 def unquantised(plan: Plan, dtype: str = "float32") -> Plan:
     return replace(plan, method="lora", quantisation=None, unquantised=(), dtype=dtype)
+
+
+def trained_whole(plan: Plan) -> Plan:
+    """A plan whose model is all transformers' own, and can be saved."""
+    return replace(unquantised(plan), method="full")
 
 
 def rewrite(base: Path, folder: Path, change: Callable[[Weights], Weights]) -> Path:
@@ -168,17 +182,49 @@ def test_weights_are_cast_from_the_dtype_on_disk(
 def test_one_tensor_an_expert_and_names_of_the_text_class_are_read_too(
     pico_moe_base: Path, plan: Plan, tmp_path: Path
 ) -> None:
-    plan = unquantised(plan)
+    plan = trained_whole(plan)
     model = load_base(pico_moe_base, plan)
     del model._weight_conversions  # as if it had been built and not loaded: transformers then writes the other layout
     model.save_pretrained(tmp_path)
     names = {tensor.name for tensor in list_tensors(shards(tmp_path))}
     assert "model.layers.0.mlp.experts.7.down_proj.weight" in names
     assert same(load_base(tmp_path, plan), model)
+    frozen = unquantised(plan)
+    assert same(load_base(tmp_path, frozen), load_base(pico_moe_base, frozen))
+
+
+class Share:
+    """Half of the experts, as an exchange of two processes would have it."""
+
+    def __init__(self, place: int) -> None:
+        self.size, self.place = 2, place
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "one tensor an expert"])
+def test_of_the_routed_experts_a_process_reads_only_its_own(
+    pico_moe_base: Path, plan: Plan, tmp_path: Path, fused: bool
+) -> None:
+    base, whole = pico_moe_base, load_base(pico_moe_base, plan)
+    if not fused:
+        base = tmp_path
+        model = load_base(pico_moe_base, trained_whole(plan))
+        del model._weight_conversions
+        model.save_pretrained(base)
+    of_experts = sum(t.num_bytes for t in list_tensors(shards(base)) if is_text(t.name) and ".mlp.experts." in t.name)
+    text = sum(t.num_bytes for t in list_tensors(shards(base)) if is_text(t.name))
+    for place in (0, 1):
+        told: list[tuple[int, int]] = []
+        exchange: Any = Share(place)
+        half = load_base(base, plan, exchange=exchange, progress=lambda *read: told.append(read))  # noqa: B023
+        assert told[-1] == (text - of_experts // 2, text - of_experts // 2)
+        for name, experts in experts_of(half).items():
+            for leaf, stack in experts.stacks.items():
+                held = experts_of(whole)[name].stacks[leaf].state_dict()
+                assert all(torch.equal(t, held[n][4 * place : 4 * place + 4]) for n, t in stack.state_dict().items())
 
 
 def test_a_model_is_saved_under_the_names_that_it_was_published_with(base: Path, plan: Plan, tmp_path: Path) -> None:
-    load_base(base, unquantised(plan)).save_pretrained(tmp_path)
+    load_base(base, trained_whole(plan)).save_pretrained(tmp_path)
     saved = {tensor.name: tensor.shape for tensor in list_tensors(shards(tmp_path))}
     assert saved == {tensor.name: tensor.shape for tensor in list_tensors(shards(base)) if is_text(tensor.name)}
 
@@ -253,7 +299,7 @@ def test_weights_that_are_not_those_of_the_config_are_told_before_any_is_read(
 def test_a_missing_expert_is_told_by_the_weight_it_belongs_to(
     pico_moe_base: Path, plan: Plan, tmp_path: Path, missing: str
 ) -> None:
-    model = load_base(pico_moe_base, unquantised(plan))
+    model = load_base(pico_moe_base, trained_whole(plan))
     del model._weight_conversions
     model.save_pretrained(tmp_path / "saved")
     name = f"model.layers.2.mlp.experts.3.{missing}_proj.weight"

@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "lora.alpha": 4.0,
     "lora.dropout": 0.0,
     "lora.targets": ["mlp"],
+    "lora.expert_rank": 2,
     "lora.dora": True,
     "lora.rslora": True,
     "train.epochs": 4.0,

@@ -26,7 +26,8 @@ from finetune.run import Run
 
 LINEAR_LAYERS, FULL_LAYERS = 3, 1
 DENSE = {"linear_attention": 3 * LINEAR_LAYERS, "attention": 4 * FULL_LAYERS, "mlp": 3 * 4}
-"""Layers with an adapter. A mixture of experts has the same: its shared experts stand where the mlp stood."""
+"""Layers with an adapter. A mixture of experts has the same, its shared experts where the mlp stood, and these:"""
+ROUTED = {"experts": 2 * 4}
 
 BASES = ("pico_base", "pico_tied_base", "pico_moe_base")
 FAMILIES = {"attention", "embeddings", "linear_attention", "lm_head", "mlp", "norms"}
@@ -55,7 +56,8 @@ def test_the_layers_of_the_plan_are_trained_and_nothing_else(base: Path, tmp_pat
     plan = json.loads(run.plan.read_text())
     model = trained.trainer.model
     adapted = Counter(family_of(name) for name, _ in model.named_parameters() if "lora_A" in name)
-    assert dict(adapted) == plan["num_targets"] == DENSE
+    expected = DENSE | (ROUTED if "moe" in base.name else {})
+    assert dict(adapted) == plan["num_targets"] == expected
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert all("lora_" in name for name in trainable)
     assert sum(p.numel() for p in trainable.values()) == plan["trainable_parameters"]
@@ -64,9 +66,10 @@ def test_the_layers_of_the_plan_are_trained_and_nothing_else(base: Path, tmp_pat
     assert quantised == ({"linear_attention", "attention", "mlp"} if method == "qlora" else set())
     told = measured(trained)
     assert told["optimizer steps taken"] == STEPS
-    assert told["layers with an adapter"] == told["lora_B with a gradient at step 1"] == 25
-    assert told["lora_A with a gradient at step 2"] == 25
-    assert told["adapter tensors read back bit-identical"] == 50
+    layers = sum(expected.values())
+    assert told["layers with an adapter"] == told["lora_B with a gradient at step 1"] == layers
+    assert told["lora_A with a gradient at step 2"] == layers
+    assert told["adapter tensors read back bit-identical"] == 2 * layers
     assert told["trainable parameters"] == plan["trainable_parameters"]
     assert told["learnt tokens in an epoch"] == plan["learnt_tokens"]
     assert told["held-out loss fell by"] > 0

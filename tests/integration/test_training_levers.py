@@ -96,7 +96,7 @@ def test_the_rehearsal_is_of_the_longest_rows_and_leaves_no_trace(plain: Run, pi
     assert adapter(run) == adapter(plain)
     without = tmp_path / "without"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finetune.train.verb.rehearse", lambda trainer, say: None)
+        patch.setattr("finetune.train.verb.rehearse", lambda trainer, stop, say: None)
         patch.setattr("finetune.train.verb.memory_claims", lambda trainer, rehearsal: [])
         other, _ = train(pico_base, without)
     assert adapter(other) == adapter(plain)

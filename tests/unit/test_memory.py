@@ -113,10 +113,13 @@ def test_vision_and_multi_token_prediction_are_not_counted() -> None:
     assert sum(told) == shape.num_text_parameters == 26_895_998_464
 
 
-def test_experts_are_not_quantised_and_a_tied_head_is_nothing() -> None:
+def test_experts_are_quantised_too_and_a_tied_head_is_nothing() -> None:
     counts = count_weights(shape_of(MIXTURE))
     assert counts.experts == 40 * 256 * 3 * 512 * 2048 == 32_212_254_720  # facts: 32.212 G
     parts = weight_parts(counts, rows=248_320, nf4=True, e=2, levers=Levers())
+    assert parts["routed experts in NF4"] == round(counts.experts * NF4_BYTES)
+    assert round(sum(parts.values()) / 2**30, 1) == 18.1  # facts: base only, with bf16 vocabulary
+    parts = weight_parts(counts, rows=248_320, nf4=False, e=2, levers=Levers())
     assert parts["routed experts"] == 2 * counts.experts
     tied = count_weights(shape_of("Qwen/Qwen3.5-4B"))
     assert tied.head == 0

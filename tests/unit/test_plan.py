@@ -1,6 +1,7 @@
 """The plan is arithmetic: every figure here can be checked by hand."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,26 @@ def test_the_revision_of_a_folder_is_dropped_with_a_word(tmp_path: Path) -> None
 
 
 def test_untrained_experts_are_told(tmp_path: Path) -> None:
-    made = planned(tmp_path, f"base={MIXTURE}", hardware=wished("h200"))
+    made = planned(tmp_path, f"base={MIXTURE}", "lora.targets=[linear_attention, attention, mlp]")
     assert made.num_targets == {"linear_attention": 90, "attention": 40, "mlp": 120}
+    assert made.expert_rank == 0
     assert any("routed experts (93% of the weights) get no adapter" in note for note in made.notes)
+
+
+def test_experts_get_the_rank_over_the_experts_of_a_token_and_the_scale_of_all_others(tmp_path: Path) -> None:
+    made = planned(tmp_path, f"base={MIXTURE}", "lora.rank=32", "lora.alpha=8")
+    assert made.num_targets == {"linear_attention": 90, "attention": 40, "mlp": 120, "experts": 80}
+    assert (made.expert_rank, made.expert_alpha / made.expert_rank) == (4, made.alpha / made.rank)
+    rooted = planned(tmp_path, f"base={MIXTURE}", "lora.expert_rank=3", "lora.rslora=true")
+    assert rooted.expert_rank == 3
+    assert rooted.expert_alpha / math.sqrt(3) == pytest.approx(rooted.alpha / math.sqrt(rooted.rank))
+
+
+def test_experts_where_there_are_none_are_an_error_unless_all_families_are_named(tmp_path: Path) -> None:
+    assert "experts" not in planned(tmp_path).num_targets
+    with pytest.raises(RecipeError, match="no layer of the family experts") as told:
+        planned(tmp_path, "lora.targets=[mlp, experts]")
+    assert told.value.problems[0].fix == "--set 'lora.targets=[linear_attention, attention, mlp]'"
 
 
 def test_a_family_that_matches_nothing_is_refused_with_those_that_do(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ FROZEN_KEYS = [
     "lora.alpha",
     "lora.dropout",
     "lora.targets",
+    "lora.expert_rank",
     "lora.dora",
     "lora.rslora",
     "train.epochs",

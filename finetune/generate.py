@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from finetune.hub import fetch
 from finetune.model import base_alone, compute_device, load_adapter, load_base
 from finetune.plan import read_plan
 from finetune.recipe import load
-from finetune.run import Run, manifest
+from finetune.run import Run, atomic, manifest
+from finetune.shape import fingerprint
 
 ENDS = ("<|im_end|>", "<|endoftext|>")
 
@@ -49,7 +51,7 @@ def open_tuned(run: Run, cache: Path | None = None) -> Tuned:
         cache: the folder in which quantised bases are kept for the next start; none is kept without one.
 
     Raises:
-        ArtifactError: the run did not finish, or its base has another template now.
+        ArtifactError: the run did not finish, or its plan, base or template is another one now.
     """
     recipe, told = load(run.recipe), manifest.read_begun(run.manifest)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
@@ -63,18 +65,25 @@ def open_tuned(run: Run, cache: Path | None = None) -> Tuned:
         preserve_thinking=told["serving"]["preserve_thinking"],
         learn_reasoning=recipe.data.thinking != "never",
     )
-    if renderer.template.sha256 != told["contract"]["template"]:
-        raise ArtifactError(
-            "the base's chat template is not the one that was trained with",
-            where=str(base),
-            why="the tuned model would be asked in words it never saw",
-            fix="put chat_template.jinja back as it was",
-        )
+    _check_unchanged(run, told["contract"], base, renderer, plan.method)
     full = plan.method == "full"
     model = load_base(_whole(run.weights) if full else base, plan, cache=cache)
     if not full:
         model = load_adapter(model, run.adapter)
     return Tuned(model.eval(), renderer, told["serving"]["thinking"], not full)
+
+
+def _check_unchanged(run: Run, begun: Mapping[str, Any], base: Path, renderer: Renderer, method: str) -> None:
+    """Compares what the answers depend on with what the run was begun with."""
+    fix = f"put it back as it was, or train anew: finetune train {shlex.quote(str(run.recipe))}"
+    for what, where, was, now in (
+        ("the run's plan", run.plan, begun["plan"], atomic.sha256(run.plan)),
+        ("the base's chat template", base, begun["template"], renderer.template.sha256),
+        ("the base", base, begun["base"], begun["base"] if method == "full" else fingerprint(base)),
+    ):
+        if was != now:
+            why = "the tuned model would be asked as it never was"
+            raise ArtifactError(f"{what} is not the one that was trained with", where=str(where), why=why, fix=fix)
 
 
 def answer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def read_plan(file: Path) -> Plan:
         told: dict[str, Any] = json.loads(file.read_text())
         choices = Choices(**told["choices"])
         return Plan(**told | {"choices": choices} | {name: tuple(told[name]) for name in lists})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise ArtifactError("the run's plan cannot be read", where=str(file), why=why) from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"it is damaged, or another version wrote it: {type(error).__name__}: {error}"
+        fix = f"put it back, or begin a new run: finetune train {shlex.quote(str(file.with_name('recipe.yaml')))}"
+        raise ArtifactError("the run's plan cannot be read", where=str(file), why=why, fix=fix) from None

@@ -23,7 +23,7 @@ OWN = frozenset({"format", "run", "created", "stages"})
 
 BEGUN = {
     "serving": {"thinking", "preserve_thinking", "system"},
-    "contract": {"wishes", "plan", "template", "versions", "threads"},
+    "contract": {"wishes", "plan", "data", "template", "tokenizer", "base", "device", "versions", "threads"},
 }
 """What the head of a run that training began holds, and the least that each part of it tells."""
 

@@ -1,6 +1,7 @@
 """Answers come from the prompt that was trained with, with and without the adapter."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,23 @@ def test_sampling_is_repeatable_by_its_seed(tuned: Tuned) -> None:
     asked = [{"role": "user", "content": "anything"}]
     first, second = (answer(tuned, asked, temperature=1.5, max_new_tokens=8, seed=3, as_base=True) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("changed", ["the run's plan", "the base's chat template", "the base"])
+def test_what_was_not_trained_with_is_not_asked(pico_base: Path, run: Run, tmp_path: Path, changed: str) -> None:
+    shutil.copytree(pico_base, tmp_path / "base")
+    copy = Run(tmp_path / "runs" / run.name)
+    shutil.copytree(run.path, copy.path)
+    copy.recipe.write_text(re.sub(r"(?m)^base: .*$", f"base: {tmp_path / 'base'}", copy.recipe.read_text()))
+    open_tuned(copy)
+    file = {
+        "the run's plan": copy.plan,
+        "the base's chat template": tmp_path / "base" / "chat_template.jinja",
+        "the base": tmp_path / "base" / "config.json",
+    }[changed]
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(ArtifactError, match=f"{changed} is not the one that was trained with"):
+        open_tuned(copy)
 
 
 def test_a_finished_run_whose_adapter_changed_is_not_called_proven(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from finetune.cli.training import _usable
 from finetune.errors import RecipeError
-from finetune.run import Run, create
+from finetune.run import Run, create, manifest
 
 ROOT = Path(__file__).parents[2]
 TRADES = ("code", "demo", "finance", "legal", "manufacturing", "medical", "support")
@@ -158,7 +158,7 @@ def begun(runs: Path) -> Run:
     plan = finetune("plan", "recipes/legal.yaml", "--gpu", "24GB", "--json").stdout
     facts = {
         "serving": {"thinking": None, "preserve_thinking": False, "system": None},
-        "contract": {"wishes": {}, "plan": "", "template": "", "versions": {}, "threads": 1},
+        "contract": dict.fromkeys(manifest.BEGUN["contract"], ""),
         "notes": [],
     }
     return create(runs, "legal", "base: x\n", plan, facts)

@@ -167,7 +167,8 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "null", '{"base": 1}', "nonsense", '{"choices": {"micro": 1}}', '{"choices": []}']
+    "text",
+    ["", "{}", "[]", "null", '{"base": 1}', "nonsense", '{"choices": {"micro": 1}}', '{"choices": []}', "[" * 10**5],
 )
 def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)

@@ -56,13 +56,13 @@ def slurm(
     submit: bool = SUBMIT,
 ) -> None:
     """Write the sbatch script of a training that saves, queues itself again and goes on when its time is over."""
-    from finetune.launch import Site, render_sbatch
+    from finetune.launch import Site, operand, render_sbatch
 
     asked = {"nodes": nodes, "gpus_per_node": gpus_per_node, "cpus_per_gpu": cpus_per_gpu, "time": time}
     job = _job(recipe, overrides, venv, runs=runs, name=name, image=image, env=env, setup=setup, **asked)
     text = render_sbatch(job, Site(Path.cwd(), partition, account))
     file = out or Path(f"{job.name}.sbatch")
-    _give(text, file, ("sbatch", _as_file(file)), submit)
+    _give(text, file, ("sbatch", operand(str(file))), submit)
 
 
 @app.command("kubernetes")
@@ -87,13 +87,13 @@ def kubernetes(
     submit: bool = SUBMIT,
 ) -> None:
     """Write the TrainJob of Kubeflow Trainer v2."""
-    from finetune.launch import Cluster, render_trainjob
+    from finetune.launch import Cluster, operand, render_trainjob
 
     asked = {"nodes": nodes, "gpus_per_node": gpus_per_node, "cpus_per_gpu": cpus_per_gpu, "time": time}
     job = _job(recipe, overrides, venv, runs=runs, name=name, image=image, env=env, setup=setup, **asked)
     text = render_trainjob(job, Cluster(claim, namespace, runtime, secret))
     file = out or Path(f"{job.name}.trainjob.yaml")
-    _give(text, file, ("kubectl", "apply", "-f", _as_file(file)), submit)
+    _give(text, file, ("kubectl", "apply", "-f", operand(str(file))), submit)
 
 
 @app.command("sky")
@@ -118,7 +118,7 @@ def sky(
     submit: bool = SUBMIT,
 ) -> None:
     """Write the SkyPilot task."""
-    from finetune.launch import Cloud, render_sky
+    from finetune.launch import Cloud, operand, render_sky
     from finetune.launch.sky import submit_words
 
     asked = {"nodes": nodes, "gpus_per_node": gpus_per_node, "cpus_per_gpu": cpus_per_gpu}
@@ -126,7 +126,7 @@ def sky(
     cloud = Cloud(gpu, storage, infra, spot, secret)
     text = render_sky(job, cloud)
     file = out or Path(f"{job.name}.sky.yaml")
-    _give(text, file, submit_words(job, cloud, _as_file(file)), submit)
+    _give(text, file, submit_words(job, cloud, operand(str(file))), submit)
 
 
 @app.command("hostfile")
@@ -143,7 +143,7 @@ def hostfile(
     """Check a hostfile and print the deepspeed command that trains on its machines."""
     from finetune.launch import check_sharing, deepspeed_words, hand_over, newest_unfinished, read_hostfile, total_slots
     from finetune.launch.hostfile import check_surroundings
-    from finetune.launch.job import check_words
+    from finetune.launch.job import check_words, operand
     from finetune.launch.submitting import find_tool
     from finetune.recipe import load
 
@@ -153,7 +153,7 @@ def hostfile(
     wishes = load(recipe, overrides)
     check_sharing(wishes, total_slots(hosts), " + ".join(str(host.slots) for host in hosts))
     going_on = newest_unfinished(wishes, Path(runs))
-    begun = [str(recipe), *(word for each in overrides for word in ("--set", each)), "--runs", runs]
+    begun = [operand(str(recipe)), *(word for each in overrides for word in ("--set", each)), "--runs", runs]
     told = ["train", *(["--resume", str(going_on.path)] if going_on else begun)]
     command = deepspeed_words(file, hosts, told, address, port, ssh_port)
     print(shlex.join(command))
@@ -183,11 +183,6 @@ def _job(recipe: Path, overrides: list[str], venv: Path | None, **asked: Any) ->
 
     entered = str(venv) if venv else ""
     return make_job(load(recipe, overrides), str(recipe), overrides, venv=entered, **asked)
-
-
-def _as_file(file: Path) -> str:
-    """A name that begins with a hyphen would be an option to the engine's command."""
-    return f"./{file}" if str(file).startswith("-") else str(file)
 
 
 def _give(text: str, file: Path, command: Sequence[str], submit: bool) -> None:

@@ -5,7 +5,7 @@ command, and starts one process per GPU, which is what `finetune train` expects.
 """
 
 from finetune.launch.hostfile import Host, deepspeed_words, read_hostfile, total_slots
-from finetune.launch.job import Job, check_sharing, make_job
+from finetune.launch.job import Job, check_sharing, make_job, operand
 from finetune.launch.kubernetes import Cluster, render_trainjob
 from finetune.launch.newest import newest_unfinished
 from finetune.launch.sky import Cloud, render_sky
@@ -23,6 +23,7 @@ __all__ = [
     "hand_over",
     "make_job",
     "newest_unfinished",
+    "operand",
     "read_hostfile",
     "render_sbatch",
     "render_sky",

@@ -66,7 +66,7 @@ class Job:
     def words(self) -> tuple[str, ...]:
         """What `finetune train` and `finetune launch newest` are told: the recipe, its overrides, the runs."""
         wishes = tuple(word for each in self.overrides for word in ("--set", each))
-        return (self.recipe, *wishes, "--runs", self.runs)
+        return (operand(self.recipe), *wishes, "--runs", self.runs)
 
 
 def make_job(
@@ -164,6 +164,11 @@ def check_words(place: str, words: Iterable[str]) -> None:
                 why="a job's file is shared, and a cluster shows it to others",
                 fix="revoke it where it was made; hf auth login on the cluster, or --secret where there is one",
             )
+
+
+def operand(file: str) -> str:
+    """Names a file so that no command takes it for an option, which a hyphen at its head would make of it."""
+    return f"./{file}" if file.startswith("-") else file
 
 
 def check_name(place: str, name: str | None, pattern: str = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}") -> None:

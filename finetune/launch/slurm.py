@@ -69,6 +69,7 @@ def _head(job: Job, site: Site) -> list[str]:
         "# One task per node: torchrun, which starts the processes. All attempts write into one log.",
         f"# {WARNING_SECONDS} seconds before its time is over the job saves, queues itself again, and goes on.",
         *(f"#SBATCH {each}" for each in asked),
+        "# shellcheck disable=SC2016  # what stands in single quotes is meant as it stands",
     ]
 
 
@@ -96,7 +97,7 @@ def _starting(job: Job) -> list[str]:
         *choosing_lines(job, asked_by),
         "",
         "# A task that fails ends the others at once; they would wait for it.",
-        "# shellcheck disable=SC2016  # $SLURM_NODEID is another on each node, so each task reads it for itself",
+        "# $SLURM_NODEID is another on each node, so each task reads it for itself.",
         f"srun --nodes={job.nodes} --ntasks-per-node=1 --cpus-per-task={job.gpus_per_node * job.cpus_per_gpu} \\",
         f"  --kill-on-bad-exit=1{container} \\",
         """  bash -c 'exec torchrun --node-rank="$SLURM_NODEID" "$@"' node \\""",

@@ -141,8 +141,8 @@ def fingerprint(folder: Path) -> str:
     """Identifies a base on disk without reading all of it: config, headers, sizes and 16 samples of every shard."""
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for file in shards(folder):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} {json.dumps(read_header(file), sort_keys=True)}".encode())
+        header, size = read_header(file), file.stat().st_size  # in this order: a missing file is told
+        digest.update(f"{file.name} {size} {json.dumps(header, sort_keys=True)}".encode())
         with file.open("rb") as stream:
             for part in range(16):
                 stream.seek(size * part // 16)

@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ def append(path: Path, record: dict[str, Any]) -> None:
     """Adds one record in one write, flushed: a loss once shown survives a power cut. The record has a `step`.
 
     Raises:
+        ArtifactError: the run's folder was removed.
         DoesNotFit: the disk or the quota is full; no part of the line is left.
     """
     assert type(record["step"]) is int, "a record tells its step"
     line = (json.dumps(_as_json(record), allow_nan=False) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except FileNotFoundError:
+        why, fix = "somebody removed or moved it while the run was trained", "begin the run again"
+        raise ArtifactError("the run's folder is gone", where=str(path.parent), why=why, fix=fix) from None
     try:
         with atomic.full_disk_told(path, needed_bytes=len(line)):
             before_bytes = os.fstat(descriptor).st_size
@@ -86,7 +92,7 @@ def _damaged(path: Path, number: int, why: str) -> ArtifactError:
         "a line of the run's metrics is damaged",
         where=f"{path}:{number}",
         why=why,
-        fix=f"sed -i {number}d {path}",
+        fix=f"sed -i {number}d {shlex.quote(str(path))}",
     )
 
 

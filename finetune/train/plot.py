@@ -22,7 +22,7 @@ def draw_loss(run: Run) -> Path:
         for (step, loss), side in ((held[0], "left"), (held[-1], "right")):
             axes.annotate(f"{loss:.3f}", (step, loss), (0, 7), textcoords="offset points", ha=side, color="#c0392b")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per learnt token)", title=run.name)
-    axes.set_ylim(0, 1.12 * max(loss for _, loss in steps + held))
+    axes.set_ylim(0, 1.12 * max((loss for _, loss in steps + held), default=1.0))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -189,6 +189,7 @@ def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> 
         say(f"resuming at step {newest.step} from {newest.path.name}")
     if newest.path and newest.step == trainer.plan.steps:  # killed between the last step and the adapter
         trainer.restore(newest.path)
+        trainer.state.global_step = newest.step
         watcher.evaluate(newest.step)
     else:
         trainer.train(resume_from_checkpoint=str(newest.path) if newest.path else None)

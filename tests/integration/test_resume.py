@@ -59,6 +59,18 @@ def test_a_stopped_run_resumes_at_its_last_step_and_ends_identical(work: Path) -
     assert differences(run.path, whole(work)) == []
 
 
+def test_of_lost_metrics_nothing_is_claimed_and_the_adapter_is_the_same(work: Path) -> None:
+    run = copy_of_the_stopped(work, "lost")
+    run.metrics.unlink()
+    resumed = in_process.train(run)
+    claims = {claim["claim"]: claim for claim in resumed.entry["claims"]}
+    steps = claims["optimizer steps taken"]
+    assert (steps["measured"], steps["holds"]) == (steps["tolerance"] - 5, False)
+    assert not any(claim.startswith("held-out loss") for claim in claims)
+    file = "adapter/adapter_model.safetensors"
+    assert (run.path / file).read_bytes() == (whole(work) / file).read_bytes()
+
+
 @pytest.mark.parametrize(
     "damage", ["one bit flipped in the weights", "optimizer of another step", "random state missing"]
 )

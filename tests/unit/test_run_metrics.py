@@ -111,3 +111,8 @@ def test_a_loss_that_is_not_a_number_is_damage(path: Path) -> None:
     with pytest.raises(ArtifactError) as refusal:
         metrics.read(path)
     assert refusal.value.problems[0].why == "its loss is not a number"
+
+
+def test_a_run_that_was_removed_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="the run's folder is gone"):
+        metrics.append(tmp_path / "legal-0001" / "metrics.jsonl", {"step": 1})

@@ -250,6 +250,8 @@ def test_an_index_that_is_not_that_of_its_shards_is_refused_by_the_first_weight(
     _safetensors(sharded / "b.safetensors", {HEAD: (8, 4), UP: (6, 4)})
     assert _refusal(sharded).what == "a weight of the base is stored twice"
     (sharded / "b.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="a shard of the base is missing"):
+        fingerprint(sharded)
     assert _refusal(sharded).what == "a shard of the base is missing"
 
 

@@ -120,11 +120,18 @@ def taken_bytes(path: Path) -> int:
 
 
 @contextmanager
-def full_disk_told(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
+def full_disk_told(
+    path: Path, needed_bytes: int | None = None, then: str = "give the same command again"
+) -> Iterator[None]:
     """Tells a full disk as what it is, whoever met it while writing `path`.
 
     Libraries rename the error or lose its number (torch raises `RuntimeError: unexpected pos`, safetensors an
     error of its own), so after a foreign error the disk itself is asked, before anything is cleaned up.
+
+    Args:
+        path: what is written.
+        needed_bytes: of it, where known.
+        then: what to do once there is room.
 
     Raises:
         DoesNotFit: the disk or the quota was full; it tells the bytes needed, where known, and the bytes free.
@@ -137,7 +144,7 @@ def full_disk_told(path: Path, needed_bytes: int | None = None) -> Iterator[None
         if number is None:
             raise
         written_bytes = taken_bytes(path) - before_bytes
-        raise _does_not_fit(FULL[number], path, needed_bytes, written_bytes) from error
+        raise _does_not_fit(FULL[number], path, needed_bytes, written_bytes, then) from error
 
 
 @contextmanager
@@ -175,7 +182,7 @@ def _number_of_full_disk(error: BaseException, path: Path) -> int | None:
     return None
 
 
-def _does_not_fit(what: str, path: Path, needed_bytes: int | None, written_bytes: int) -> DoesNotFit:
+def _does_not_fit(what: str, path: Path, needed_bytes: int | None, written_bytes: int, then: str) -> DoesNotFit:
     """Counts what the failed write itself had taken as free, for it is given back."""
     folder = next(parent for parent in path.parents if parent.is_dir())
     free_bytes = shutil.disk_usage(folder).free + written_bytes
@@ -186,7 +193,7 @@ def _does_not_fit(what: str, path: Path, needed_bytes: int | None, written_bytes
         what,
         where=str(path.parent if path.name.startswith(".") else path),  # no staging name for the user
         why=f"{needed}{free_bytes:,} bytes were free",
-        fix=f"free {amount} on the disk of {folder}, then give the same command again",
+        fix=f"free {amount} on the disk of {folder}, then {then}",
     )
 
 

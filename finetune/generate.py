@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from finetune.hub import fetch
 from finetune.model import base_alone, compute_device, load_adapter, load_base
 from finetune.plan import read_plan
 from finetune.recipe import load
-from finetune.run import Run, atomic, manifest
+from finetune.run import Run, anew, atomic, manifest, resume
 from finetune.shape import fingerprint
 
 ENDS = ("<|im_end|>", "<|endoftext|>")
@@ -75,7 +74,7 @@ def open_tuned(run: Run, cache: Path | None = None) -> Tuned:
 
 def _check_unchanged(run: Run, begun: Mapping[str, Any], base: Path, renderer: Renderer, method: str) -> None:
     """Compares what the answers depend on with what the run was begun with."""
-    fix = f"put it back as it was, or train anew: finetune train {shlex.quote(str(run.recipe))}"
+    fix = f"put it back as it was, or train anew: {anew(run)}"
     for what, where, was, now in (
         ("the run's plan", run.plan, begun["plan"], atomic.sha256(run.plan)),
         ("the base's chat template", base, begun["template"], renderer.template.sha256),
@@ -164,7 +163,5 @@ class _Shown(BaseStreamer):
 
 def _whole(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
-        raise ArtifactError(
-            "the run has no weights yet", where=str(folder), fix=f"finetune train --resume {folder.parent}"
-        )
+        raise ArtifactError("the run has no weights yet", where=str(folder), fix=resume(folder.parent))
     return folder

@@ -6,6 +6,7 @@ Trained weights are float32: PEFT's own resume casts them to it, so anything els
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,7 +153,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
             "the run has no adapter",
             where=str(folder),
             why="training did not finish, or the folder was removed",
-            fix=f"finetune train --resume {folder.parent}",
+            fix=f"finetune train --resume {shlex.quote(str(folder.parent))}",
         ) from None
     except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
         raise ArtifactError("the adapter cannot be loaded", where=str(folder), why=str(error).splitlines()[0]) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune import atomic
 from finetune.run import checkpoint, manifest, metrics
 from finetune.run.checkpoint import Newest
-from finetune.run.folder import Run, create, list_runs, open_run
+from finetune.run.folder import Run, anew, create, list_runs, open_run, resume
 from finetune.run.lock import locked
 from finetune.run.manifest import Claim, Entry
 
@@ -14,6 +14,7 @@ __all__ = [
     "Entry",
     "Newest",
     "Run",
+    "anew",
     "atomic",
     "checkpoint",
     "create",
@@ -22,4 +23,5 @@ __all__ = [
     "manifest",
     "metrics",
     "open_run",
+    "resume",
 ]

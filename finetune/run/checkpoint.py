@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import atomic
+from finetune.run.folder import resume
 
 PROOF = "checkpoint.json"
 """{"step": int, "files": {relative name: {"sha256": hex, "bytes": int}}}, of every file but itself."""
@@ -61,7 +62,7 @@ def save(checkpoints: Path, step: int, write: Callable[[Path], None]) -> Path:
     staging = checkpoints / f"{STAGING}{step}-{os.getpid()}"
     _remove(staging)  # an earlier process of the same number may have died here
     try:
-        with atomic.full_disk_told(staging, needed_bytes=_bytes_of_another(checkpoints)):
+        with atomic.full_disk_told(staging, _bytes_of_another(checkpoints), resume(checkpoints.parent)):
             staging.mkdir()
             write(staging)
             atomic.write_json(staging / PROOF, {"step": step, "files": _prove(staging)})

@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,16 @@ class Run:
     def lock(self) -> Path:
         """Held by the one process that works in the folder."""
         return self.path / ".lock"
+
+
+def resume(path: Path) -> str:
+    """Gives the command that goes on with the run in a folder."""
+    return f"finetune train --resume {shlex.quote(str(path))}"
+
+
+def anew(run: Run) -> str:
+    """Gives the command that trains a run's recipe again, as another run."""
+    return f"finetune train {shlex.quote(str(run.recipe))}"
 
 
 def create(runs: Path, name: str, recipe_yaml: str, plan_json: str, manifest: dict[str, Any]) -> Run:

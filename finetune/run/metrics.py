@@ -16,6 +16,7 @@ from typing import Any
 
 from finetune import atomic
 from finetune.errors import ArtifactError
+from finetune.run.folder import resume
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -35,7 +36,7 @@ def append(path: Path, record: dict[str, Any]) -> None:
         why, fix = "somebody removed or moved it while the run was trained", "begin the run again"
         raise ArtifactError("the run's folder is gone", where=str(path.parent), why=why, fix=fix) from None
     try:
-        with atomic.full_disk_told(path, needed_bytes=len(line)):
+        with atomic.full_disk_told(path, len(line), resume(path.parent)):
             before_bytes = os.fstat(descriptor).st_size
             if os.write(descriptor, line) < len(line):
                 os.ftruncate(descriptor, before_bytes)

@@ -18,7 +18,7 @@ from finetune.data import Dataset
 from finetune.errors import ArtifactError, Problem
 from finetune.hardware import Hardware
 from finetune.recipe import Recipe, dump
-from finetune.run import Run, atomic, manifest
+from finetune.run import Run, anew, atomic, manifest
 from finetune.shape import fingerprint
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "safetensors", "tokenizers")
@@ -69,7 +69,7 @@ def check_unedited(run: Run, recipe: Recipe) -> None:
     problems = list(_changed_wishes(begun["wishes"], recipe, run))
     if atomic.sha256(run.plan) != begun["plan"]:
         why = "a plan follows from a recipe and is never edited"
-        fix = f"put it back, or begin a new run: finetune train {run.recipe}"
+        fix = f"put it back, or begin a new run: {anew(run)}"
         problems.append(Problem("the plan changed since the run began", str(run.plan), why, fix))
     if problems:
         raise ArtifactError.of(problems)
@@ -88,7 +88,7 @@ def check(run: Run, base: Path, dataset: Dataset, hardware: Hardware) -> dict[st
             f"{told} changed since the run began",
             str(run.path),
             f"it was {begun[key][:16]} and is {now[key][:16]}",
-            f"put it back, or begin a new run: finetune train {run.recipe}",
+            f"put it back, or begin a new run: {anew(run)}",
         )
         for key, told in NAMES.items()
         if begun[key] != now[key]
@@ -117,7 +117,7 @@ def _changed_wishes(begun: dict[str, Any], recipe: Recipe, run: Run) -> Iterator
         if now.get(key) != value:
             told, was = json.dumps(now.get(key), ensure_ascii=False), json.dumps(value, ensure_ascii=False)
             why = f"it was {was} when the run began and is {told}"
-            fix = f"{key}: {was}   # or begin a new run: finetune train {run.recipe}"
+            fix = f"{key}: {was}   # or begin a new run: {anew(run)}"
             yield Problem(f"{key} of the run's recipe changed", recipe.where(key), why, fix)
 
 

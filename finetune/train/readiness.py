@@ -13,7 +13,7 @@ from finetune.hardware import Hardware, detect
 from finetune.plan import Plan, out_of_memory
 from finetune.preflight import preflight
 from finetune.recipe import Recipe
-from finetune.run import Run
+from finetune.run import Run, anew
 from finetune.shape import read_shape
 
 
@@ -40,6 +40,6 @@ def memory_told(run: Run, recipe: Recipe, plan: Plan, base: Path, hardware: Hard
     try:
         yield
     except torch.OutOfMemoryError as error:
-        shape, command = read_shape(recipe.base, base), f"finetune train {run.recipe}"
+        shape, command = read_shape(recipe.base, base), anew(run)
         during = f"({str(error).splitlines()[0]})"
         raise out_of_memory(plan, recipe, shape, hardware, counts, where=during, command=command) from error

@@ -30,7 +30,7 @@ from finetune.model import (
 )
 from finetune.plan import Plan
 from finetune.recipe import Recipe
-from finetune.run import Run, checkpoint
+from finetune.run import Run, anew, checkpoint
 
 FULL_WEIGHTS = "model.safetensors"
 BASE = "base.sha256"
@@ -145,7 +145,7 @@ class ProvingTrainer(SFTTrainer):
                 "the base's weights changed since the run began",
                 where=self.plan.base,
                 why=f"they are not those that {folder} was trained on",
-                fix=f"put them back, or begin a new run: finetune train {self.finetune_run.recipe}",
+                fix=f"put them back, or begin a new run: {anew(self.finetune_run)}",
             )
         if self.plan.method == "full":
             load_model(self.model, folder / FULL_WEIGHTS)

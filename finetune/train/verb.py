@@ -18,7 +18,7 @@ from finetune.hub import fetch, locate
 from finetune.model import save_adapter
 from finetune.plan import Plan, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
-from finetune.run import Claim, Entry, Run, atomic, checkpoint, create, locked, manifest, metrics
+from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, locked, manifest, metrics, resume
 from finetune.shape import is_shipped, read_shape
 from finetune.stopping import Stop
 from finetune.train.assembly import assemble
@@ -59,7 +59,7 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     look_once_more(recipe, plan, runs, base, say)
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
     run = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts)
-    stop.idle = _resume(run)
+    stop.idle = resume(run.path)
     return run, dataset
 
 
@@ -94,7 +94,7 @@ def train(
         if (finished := _finished(run)) is not None:
             say("the run is finished; there is nothing to resume")
             return finished
-        stop.idle = _resume(run)
+        stop.idle = resume(run.path)
         (recipe, plan), hardware = _reopen(run), detect()
         base = fetch(recipe.base, recipe.base_path, recipe.revision)
         if dataset is None:
@@ -109,7 +109,7 @@ def train(
             stop.idle = ""
             _train_on(run, trainer, watcher, say)
         if watcher.stopped:
-            stop.check(_resume(run))
+            stop.check(resume(run.path))
         artifact = _publish(run, plan, base, trainer)
         found = [*claims(run, recipe, plan, dataset, trainer, artifact), *memory_claims(trainer, rehearsal)]
         return _prove(run, artifact, found, begun, time.monotonic() - began)
@@ -158,7 +158,7 @@ def _finished(run: Run) -> dict[str, Any] | None:
                 f"{name} is {'not the one that was proven' if file.is_file() else 'gone'}",
                 where=str(file),
                 why="the run is finished, so resuming does not write it again",
-                fix=f"put it back, or train anew: finetune train {run.recipe}",
+                fix=f"put it back, or train anew: {anew(run)}",
             )
     return entry
 
@@ -216,10 +216,6 @@ def _publish(run: Run, plan: Plan, base: Path, trainer: ProvingTrainer) -> Path:
         shutil.copymode(run.recipe, file)  # safetensors lets only the owner read what it writes
     atomic.publish(staging, final)
     return final
-
-
-def _resume(run: Run) -> str:
-    return f"finetune train --resume {run.path}"
 
 
 def _same_threads(threads: int) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import finetune
 from finetune.errors import ArtifactError
-from finetune.run import Run, create, list_runs, manifest, open_run
+from finetune.run import Run, anew, create, list_runs, manifest, open_run, resume
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(finetune.__file__).parents[1])}
 
@@ -209,3 +209,9 @@ def test_the_room_is_imported_without_torch_and_fast() -> None:
     assert not modules & {"torch", "numpy", "pydantic", "yaml", "transformers", "subprocess", "asyncio"}
     ours = {name for name in modules if name.startswith("finetune") and not name.startswith("finetune.run")}
     assert ours == {"finetune", "finetune.atomic", "finetune.errors"}
+
+
+def test_the_commands_for_a_run_are_as_a_shell_reads_them() -> None:
+    run = Run(Path("my runs/legal-0001"))
+    assert resume(run.path) == "finetune train --resume 'my runs/legal-0001'"
+    assert anew(run) == "finetune train 'my runs/legal-0001/recipe.yaml'"

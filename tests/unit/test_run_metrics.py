@@ -103,6 +103,7 @@ def test_a_full_disk_leaves_no_part_of_a_line(path: Path, monkeypatch: pytest.Mo
             with pytest.raises(DoesNotFit, match=what) as refusal:
                 metrics.append(path, {"step": 6})
         assert refusal.value.problems[0].why.startswith("needs 12 bytes, ")
+        assert refusal.value.problems[0].fix.endswith(f", then finetune train --resume {path.parent}")
         assert path.read_bytes() == whole
 
 

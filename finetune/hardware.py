@@ -58,6 +58,8 @@ class Hardware:
     """Of the smallest GPU, as (8, 9)."""
     wished: bool = False
     """Whether `--gpu` described it and no `--host` did; then nobody knows the memory of its host."""
+    processes: int = 1
+    """That train together, one on each GPU: as many as were started, or as `--gpu` names GPUs."""
     trouble: str = ""
     """Why the driver could not be asked; empty when it answered, or where there is none."""
 
@@ -121,6 +123,7 @@ def wished(words: str) -> Hardware:
         rule_kernel=True,
         compute_capability=card.compute_capability,
         wished=True,
+        processes=count,
     )
     return _around(wish)
 
@@ -150,7 +153,20 @@ def kernels_installed(*packages: str) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in packages or ("fla", "causal_conv1d"))
 
 
+def started_processes() -> int:
+    """How many processes somebody started to train together: torchrun, srun and their like say so. 1 if nobody did."""
+    told = os.environ.get("WORLD_SIZE", "1")
+    return int(told) if told.isdecimal() and int(told) > 0 else 1
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of them that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _around(hardware: Hardware) -> Hardware:
+    if not hardware.wished:
+        hardware = replace(hardware, processes=started_processes())
     return replace(hardware, host_free_bytes=host.free_bytes(), disk_free_bytes=host.disk_free_bytes(Path.cwd()))
 
 

@@ -13,6 +13,7 @@ import typer
 from finetune import stopping
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
+from finetune.hardware import is_first_process
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 CACHE = typer.Option(
@@ -48,7 +49,7 @@ def train(
         from finetune.train import train as train_run
         from finetune.train.progress import Progress
 
-        progress, dataset = Progress(quiet), None
+        progress, dataset = Progress(quiet or not is_first_process()), None
         if run is None:
             assert wishes is not None
             run, dataset = begin(wishes, runs, stop, progress.say)
@@ -56,7 +57,8 @@ def train(
         progress.say(f"plan {in_short(read_plan(run.plan))}")
         entry = train_run(run, stop, progress.say, progress.show, dataset, cache)
         progress.say(_summary(entry))
-    print(json.dumps({"run": str(run.path), **entry}) if as_json else run.path)
+    if is_first_process():
+        print(json.dumps({"run": str(run.path), **entry}) if as_json else run.path)
 
 
 def chat(

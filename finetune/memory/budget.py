@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune.hardware import CONTEXT_BYTES
 from finetune.levers import Levers, Optimizer
@@ -52,6 +52,12 @@ class Job:
     convolution: bool = True
     """Whether causal_conv1d runs the convolution before Gated DeltaNet's rule."""
     dora: bool = False
+    processes: int = 1
+    """That share a step's examples."""
+    zero: int = 0
+    """DeepSpeed's stage: 1 shares out AdamW's states over the processes, 2 the gradients too."""
+    expert: int = 1
+    """Processes over which the routed experts are spread."""
 
     @property
     def full(self) -> bool:
@@ -122,12 +128,14 @@ def _static(job: Job, levers: Levers) -> tuple[dict[str, int], int]:
     """What stays on the device, and how much of the optimizer's states can leave it."""
     trained = job.num_trained
     states, moved = job.states[levers.optimizer]
-    parts = weight_parts(job.weights, rows=job.widths.vocabulary, nf4=job.nf4, e=job.e, levers=levers)
+    weights = replace(job.weights, experts=job.weights.experts // job.expert)
+    parts = weight_parts(weights, rows=job.widths.vocabulary, nf4=job.nf4, e=job.e, levers=levers)
     if job.full:  # every weight is trained, and trained weights are float32
         parts = {"trained weights": TRAINED_BYTES * trained}
     else:
         parts["adapters"] = TRAINED_BYTES * trained
-    parts |= {"gradients": TRAINED_BYTES * trained, "optimizer states": states}
+    shared = job.processes if job.zero else 1
+    parts |= {"gradients": TRAINED_BYTES * trained, "optimizer states": -(-states // shared)}
     if job.cuda:
         parts["CUDA context"] = CONTEXT_BYTES
     return {name: size for name, size in parts.items() if size}, moved

@@ -28,6 +28,7 @@ from finetune.experts import BLOCK, Exchange, NF4Stack, PlainStack, RoutedExpert
 from finetune.layout import Part, is_published, match
 from finetune.model import cache as caching
 from finetune.model.embeddings import HostEmbedding
+from finetune.model.experts import experts_of
 from finetune.model.head import QuantisedHead
 from finetune.model.nf4 import Fill, quantiser
 from finetune.model.restoring import restore
@@ -180,20 +181,34 @@ def bytes_by_dtype(model: Any) -> dict[str, int]:
     return dict(sorted(held.items()))
 
 
-def frozen_sha256(model: Any) -> str:
+def frozen_sha256(model: Any, gather: Callable[[list[str]], list[list[str]]] = lambda lines: [lines]) -> str:
     """Identifies the weights that are not trained, every bit of them, as they lie in memory after quantisation.
 
     Each tensor is hashed on a thread of its own: one core hashes about a gigabyte a second, and the 27B has many.
+    Routed experts are hashed one by one, so the result does not depend on which process holds which.
+
+    Args:
+        model: the text model, adapted or not.
+        gather: gives what every process tells, of what this one tells.
     """
-    frozen = sorted((n, t) for n, t in model.state_dict(keep_vars=True).items() if not t.requires_grad)
+    first = {f"{block}.{name}.": e.first for block, e in experts_of(model).items() for name in ("gate_up", "down")}
+    named: list[tuple[str, torch.Tensor]] = []
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        stack = name.rpartition(".")[0] + "."
+        if stack in first:
+            named += [(f"{name}[{number}]", of_expert) for number, of_expert in enumerate(tensor, first[stack])]
+        elif not tensor.requires_grad:
+            named.append((name, tensor))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return hashlib.sha256("\n".join(threads.map(_sha256, frozen)).encode()).hexdigest()
+        told = gather(list(threads.map(_sha256, named)))
+    return hashlib.sha256("\n".join(sorted(set().union(*told))).encode()).hexdigest()
 
 
 def _sha256(named: tuple[str, Any]) -> str:
     name, tensor = named
     digest = hashlib.sha256()
-    for piece in tensor.detach().flatten().view(torch.uint8).split(PIECE_BYTES):  # so that no matrix comes to the host
+    whole = tensor.detach().contiguous().flatten().view(torch.uint8)
+    for piece in whole.split(PIECE_BYTES):  # so that no matrix comes to the host
         digest.update(piece.cpu().numpy())
     return f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest.hexdigest()}"
 

@@ -64,7 +64,7 @@ def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts) -> list[Can
     found = []
     for choices in _open(recipe, job):
         needed = budget(job, choices, choices.micro_batch)
-        work = work_of(recipe, counts, job.length, choices)
+        work = work_of(recipe, counts, job.length, choices, job.processes)
         seconds = step_seconds(job, choices, work, room.card or CPU)
         found.append(Candidate(choices, needed, seconds, room.holds(needed)))
     return found
@@ -97,8 +97,8 @@ def _states(candidate: Candidate) -> int:
     return POSITIONS["optimizer"].index(candidate.choices.optimizer)
 
 
-def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices) -> Work:
-    """Says how many tokens a step computes.
+def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices, processes: int = 1) -> Work:
+    """Says how many tokens a process computes in a step.
 
     Micro-batches are padded to their longest example. Of m lengths drawn evenly from between a shortest and a longest
     one, the largest is expected at m / (m + 1) of the way; the shortest follows from the mean.
@@ -109,6 +109,7 @@ def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices) -> Wo
     padded = shortest + (length - shortest) * choices.micro_batch / (choices.micro_batch + 1)
     padded = mean if choices.micro_batch == 1 else max(mean, padded)
     batch = examples_in_a_step(recipe, counts)
+    batch = -(-batch // processes)
     return Work(batch * padded, batch * mean * learnt, -(-batch // choices.micro_batch))
 
 
@@ -121,8 +122,8 @@ def _open(recipe: Recipe, job: Job) -> Iterator[Choices]:
     """Yields the sets of levers that neither the recipe nor the device closes."""
     device = "cuda" if job.cuda else "cpu"
     positions = [_positions(recipe, job, name) for name in POSITIONS]
-    for micro_batch in micro_batches(recipe, job.length, device):
-        accumulation = recipe.train.batch_size // micro_batch
+    for micro_batch in micro_batches(recipe, job.length, device, job.processes):
+        accumulation = recipe.train.batch_size // (micro_batch * job.processes)
         for position in product(*positions):
             levers: dict[str, Any] = dict(zip(POSITIONS, position, strict=True))
             yield Choices(micro_batch=micro_batch, accumulation=accumulation, **levers)
@@ -132,15 +133,17 @@ def _positions(recipe: Recipe, job: Job, name: str) -> tuple[str, ...]:
     wished = getattr(recipe.memory, name)
     if wished != "auto":
         return (wished,)
+    if name == "optimizer" and job.processes > 1:
+        return POSITIONS[name][:1]  # states in 8 bits cannot be put together again on another number of GPUs
     useless = not job.cuda and name != "recompute"  # on a CPU the device is the host
     trained = job.full and name in ("embeddings", "head")
     shared = job.widths.tied and name in ("embeddings", "head")
     return POSITIONS[name][:1] if useless or trained or shared else POSITIONS[name]
 
 
-def micro_batches(recipe: Recipe, length: int, device: str) -> list[int]:
-    """Lists the micro-batches worth looking at: divisors of the batch, of no more tokens than help."""
+def micro_batches(recipe: Recipe, length: int, device: str, processes: int = 1) -> list[int]:
+    """Lists the micro-batches worth looking at: divisors of a process's share, of no more tokens than help."""
     if recipe.memory.micro_batch:
         return [recipe.memory.micro_batch]
-    batch, most = recipe.train.batch_size, max(1, MICRO_BATCH_TOKENS[device] // length)
+    batch, most = recipe.train.batch_size // processes, max(1, MICRO_BATCH_TOKENS[device] // length)
     return [n for n in range(1, batch + 1) if batch % n == 0 and n <= most]

@@ -93,6 +93,9 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         convolution=hardware.kernels,
         cuda=hardware.device == "cuda",
         length=min(counts.longest or recipe.data.max_length, recipe.data.max_length),
+        processes=hardware.processes,
+        zero=recipe.parallel.zero,
+        expert=recipe.parallel.expert,
         scored_length=min(counts.longest_held_out or 0, recipe.data.max_length),
     )
 

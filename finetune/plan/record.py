@@ -56,6 +56,12 @@ class Plan:
     total_parameters: int
     """Of the text model; vision and multi-token prediction are not loaded."""
     choices: Choices
+    processes: int
+    """That train together and share each step's examples."""
+    zero: int
+    """Stage of DeepSpeed's ZeRO, where there are several."""
+    expert_parallel: int
+    """Processes over which the routed experts are spread."""
     fits: bool
     gpu_bytes: int
     """What training may hold: of the GPU or, where there is none, of the host's memory."""

@@ -160,7 +160,7 @@ def _optimizer(case: Case) -> Iterator[Refusal]:
 
 
 def _micro_batch(case: Case) -> Iterator[Refusal]:
-    micro, batch = case.recipe.memory.micro_batch, case.recipe.train.batch_size
+    micro, batch = case.recipe.memory.micro_batch, case.recipe.train.batch_size // case.hardware.processes
     if micro and batch % micro:
         below = max(n for n in range(1, micro + 1) if batch % n == 0)
         why = f"a step of train.batch_size {batch} is made of whole micro-batches"
@@ -199,36 +199,40 @@ def _bf16(case: Case) -> Iterator[Refusal]:
 
 
 def _parallel(case: Case) -> Iterator[Refusal]:
-    recipe, num_gpus = case.recipe, len(case.hardware.gpus)
-    zero, expert = recipe.parallel.zero, recipe.parallel.expert
-    if zero == 3 and recipe.memory.head in ("int8", "nf4"):
-        why = "stage 3 shards parameters, and a quantised head is none: every GPU would hold all of it"
-        yield Refusal(
-            "memory.head", "ZeRO-3 does not shard a quantised head", why, ("memory.head=auto", "parallel.zero=0")
-        )
-    if zero == 3 and "host" in (recipe.memory.embeddings, recipe.memory.checkpoints):
-        key = "memory.embeddings" if recipe.memory.embeddings == "host" else "memory.checkpoints"
-        why = "stage 3 gathers weights in hooks that recompute by re-entering; what waits on the host is not seen there"
-        out: tuple[str, ...] = ("memory.embeddings=auto", "memory.checkpoints=auto", "parallel.zero=0")
-        yield Refusal(key, "ZeRO-3 cannot keep this on the host", why, out)
-    if zero and num_gpus < 2:
-        why = f"it shards over GPUs, and there {'is one' if num_gpus else 'is none'}"
-        yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", why, ("parallel.zero=0",))
+    recipe, processes = case.recipe, case.hardware.processes
+    zero, batch = recipe.parallel.zero, recipe.train.batch_size
+    alone = f"there {'is one process' if processes == 1 else f'are {processes} processes'}"
+    if zero == 3:
+        why = "stage 3 shards the weights themselves, and that was not run with weights in 4 bits"
+        yield Refusal("parallel.zero", "ZeRO-3 is not built yet", why, ("parallel.zero=0",))
+    elif zero and processes < 2:
+        yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", alone, ("parallel.zero=0",))
+    if processes > 1 and batch % processes:
+        why = f"each of {processes} processes takes as many of a step's examples as any other"
+        above = -(-batch // processes) * processes
+        yield Refusal("train.batch_size", f"{batch} cannot be shared out", why, (f"train.batch_size={above}",))
+    if processes > 1 and case.full:
+        why = "whole weights would be gathered for each checkpoint"
+        yield Refusal("method", "method full on several GPUs is not built yet", why, ("method=qlora",))
+    optimizer = recipe.memory.optimizer
+    if processes > 1 and optimizer not in ("auto", "adamw"):
+        why = "states in 8 bits cannot be put together again on another number of GPUs"
+        yield Refusal("memory.optimizer", f"{optimizer} is for one GPU", why, ("memory.optimizer=auto",))
+
+
+def _spread(case: Case) -> Iterator[Refusal]:
+    expert, processes = case.recipe.parallel.expert, case.hardware.processes
+    what, why = "", ""
     if expert > 1 and not case.widths.num_experts:
-        why = "the base is dense"
-        yield Refusal("parallel.expert", "there are no experts to spread", why, ("parallel.expert=1",))
+        what, why = "there are no experts to spread", "the base is dense"
     elif expert > 1 and case.widths.num_experts % expert:
+        what = "the experts cannot be spread evenly"
         why = f"{case.widths.num_experts} experts do not divide by {expert}"
-        yield Refusal("parallel.expert", "the experts cannot be spread evenly", why, ("parallel.expert=1",))
-    elif expert > max(1, num_gpus):
-        why = f"there {'are' if num_gpus > 1 else 'is'} {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''}"
-        yield Refusal(
-            "parallel.expert", f"the experts cannot be spread over {expert} GPUs", why, ("parallel.expert=1",)
-        )
-    if (zero or expert > 1) and num_gpus > 1:
-        why = "one process trains on one GPU"
-        out = ("parallel.zero=0", "parallel.expert=1")
-        yield Refusal("parallel", "training on several GPUs is not built yet", why, out)
+    elif expert > 1 and processes % expert:
+        what = f"the experts cannot be spread over {expert} processes"
+        why = f"there {'is one' if processes == 1 else f'are {processes}'}, which {expert} does not divide"
+    if what:
+        yield Refusal("parallel.expert", what, why, ("parallel.expert=1",))
 
 
 RULES: tuple[Rule, ...] = (
@@ -244,4 +248,5 @@ RULES: tuple[Rule, ...] = (
     _base,
     _bf16,
     _parallel,
+    _spread,
 )

@@ -28,8 +28,7 @@ def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts,
     """Writes a plan down; where nothing fits, without the ways out."""
     job = job_of(recipe, shape, hardware, counts)
     room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
-    per_epoch, steps = _steps(recipe, counts)
-    run_seconds = chosen.seconds * _whole_steps(recipe, counts)
+    (per_epoch, steps), run_seconds = _steps(recipe, counts), chosen.seconds * _whole_steps(recipe, counts)
     return Plan(
         base=Path(recipe.base).name if is_folder(recipe.base) else recipe.base,
         revision=None if is_folder(recipe.base) else recipe.revision,
@@ -45,6 +44,9 @@ def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts,
         trainable_parameters=job.num_trained,
         total_parameters=shape.num_text_parameters,
         choices=choices,
+        processes=job.processes,
+        zero=job.zero,
+        expert_parallel=job.expert,
         fits=chosen.fits,
         gpu_bytes=room.device_bytes,
         peak_bytes=needed.peak_bytes,
@@ -59,7 +61,9 @@ def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts,
         step_seconds=chosen.seconds,
         run_seconds=run_seconds,
         energy_kwh=run_seconds * (hardware.card or CPU).watts / 3.6e6,
-        tokens_per_second=work_of(recipe, counts, job.length, choices).tokens / chosen.seconds,
+        tokens_per_second=job.processes
+        * work_of(recipe, counts, job.length, choices, job.processes).tokens
+        / chosen.seconds,
         examples=counts.examples,
         steps_per_epoch=per_epoch,
         steps=steps,
@@ -112,8 +116,9 @@ def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:
     if shape.num_routed_parameters and recipe.method != "full" and not expert_rank(recipe, shape):
         share = shape.num_routed_parameters / shape.num_text_parameters
         notes.append(f"routed experts ({share:.0%} of the weights) get no adapter: lora.targets leaves them out")
-    if len(hardware.gpus) > 1:
-        notes.append(f"of {len(hardware.gpus)} GPUs one is used: training on several is not built yet")
+    if len(hardware.gpus) > 1 and hardware.processes == 1:
+        several = f"torchrun --nproc-per-node {len(hardware.gpus)} -m finetune train"
+        notes.append(f"of {len(hardware.gpus)} GPUs one is used; all of them: {several} RECIPE")
     if hardware.device == "cuda" and hardware.rule_kernel and not hardware.kernels:
         notes.append("causal_conv1d is not installed: the convolution before Gated DeltaNet's rule runs in torch")
     elif hardware.device == "cuda" and not hardware.kernels:

@@ -18,6 +18,7 @@ from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stopping import Stop
+from finetune.train.processes import Processes
 from finetune.train.trainer import ProvingTrainer, as_columns, collate
 from finetune.train.watching import Watcher
 
@@ -35,13 +36,12 @@ def assemble(
     report: Callable[[dict[str, Any]], None],
     say: Callable[[str], None],
     cache: Path | None,
+    processes: Processes,
 ) -> tuple[ProvingTrainer, Watcher]:
     """Loads the base, gives it its adapters, and hands both to a trainer that is watched."""
-    for name, kernel in kernels(plan.device).items():
-        if "slow" in kernel:
-            cure = "pip install 'finetune-proven[kernels]'" if plan.device == "cuda" else "there is no GPU here"
-            say(f"WARNING: {name} of the Gated DeltaNet layers runs on the {kernel}: {cure}")
-    model = load_base(base, plan, cache=cache, progress=partial(_loading, report), say=say)
+    _warn(plan, say)
+    exchange, progress = processes.exchange, partial(_loading, report)
+    model = load_base(base, plan, cache=cache, exchange=exchange, progress=progress, say=say)
     if plan.method != "full":
         model = add_adapter(model, plan, dropout=recipe.lora.dropout, seed=recipe.train.seed)
     else:
@@ -50,7 +50,14 @@ def assemble(
     watcher = Watcher(run, plan, dataset.held_out, stop, report)
     with refused(base, "tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    trainer = ProvingTrainer(
+    make: Callable[..., ProvingTrainer] = ProvingTrainer
+    columns = as_columns(dataset.train)
+    if processes.size > 1:
+        from finetune.train.distributed import DistributedTrainer, with_filler
+
+        make = partial(DistributedTrainer, processes, plan.zero)
+        columns = with_filler(columns, tokenizer.pad_token_id)
+    trainer = make(
         run,
         recipe,
         plan,
@@ -58,7 +65,7 @@ def assemble(
         model=model,
         args=_arguments(run, recipe, plan),
         data_collator=partial(collate, pad=tokenizer.pad_token_id),
-        train_dataset=datasets.Dataset.from_dict(as_columns(dataset.train)),
+        train_dataset=datasets.Dataset.from_dict(columns),
         processing_class=tokenizer,
         callbacks=[watcher],
     )
@@ -67,6 +74,13 @@ def assemble(
     held = ", ".join(f"{_size(size)} of {dtype}" for dtype, size in bytes_by_dtype(trainer.model).items())
     say(f"loaded {plan.base}: {held}; {plan.trainable_parameters:,} parameters are trained")
     return trainer, watcher
+
+
+def _warn(plan: Plan, say: Callable[[str], None]) -> None:
+    for name, kernel in kernels(plan.device).items():
+        if "slow" in kernel:
+            cure = "pip install 'finetune-proven[kernels]'" if plan.device == "cuda" else "there is no GPU here"
+            say(f"WARNING: {name} of the Gated DeltaNet layers runs on the {kernel}: {cure}")
 
 
 def _loading(report: Callable[[dict[str, Any]], None], done: int, whole: int) -> None:
@@ -86,6 +100,8 @@ def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
         learning_rate=recipe.train.learning_rate,
         weight_decay=recipe.train.weight_decay,
         max_grad_norm=recipe.train.max_grad_norm,
+        # the auxiliary loss evens out what routers choose; frozen ones would only hand it down to the layers before
+        router_aux_loss_coef=None if plan.method == "full" else 0.0,
         optim=OPTIMIZERS[plan.choices.optimizer],
         seed=recipe.train.seed,
         bf16=cuda,
@@ -100,7 +116,24 @@ def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
         remove_unused_columns=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
+        **_engine(recipe, plan),
     )
+
+
+def _engine(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """Says that DeepSpeed runs the steps where several processes train."""
+    if plan.processes == 1:
+        return {}
+    from finetune.train.distributed import engine_settings
+
+    settings = engine_settings(
+        micro_batch=plan.choices.micro_batch,
+        accumulation=plan.choices.accumulation,
+        size=plan.processes,
+        zero=plan.zero,
+        max_grad_norm=recipe.train.max_grad_norm,
+    )
+    return {"deepspeed": settings}
 
 
 def _size(size_bytes: int) -> str:

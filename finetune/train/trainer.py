@@ -31,6 +31,7 @@ from finetune.model import (
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run, anew, checkpoint
+from finetune.train.processes import ALONE, Processes
 
 FULL_WEIGHTS = "model.safetensors"
 BASE = "base.sha256"
@@ -40,13 +41,15 @@ BASE = "base.sha256"
 class ProvingTrainer(SFTTrainer):
     """A trainer that stops rather than train on what is not finite, and saves only what can be resumed from."""
 
+    processes: Processes = ALONE
+
     def __init__(self, run: Run, recipe: Recipe, plan: Plan, places: Sequence[str], **given: Any) -> None:
         self.finetune_run, self.recipe, self.plan, self.places = run, recipe, plan, places
         super().__init__(**given)
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back
                 parameter.data = parameter.data.float()
-        self.base_sha256 = frozen_sha256(self.model)
+        self.base_sha256 = frozen_sha256(self.model, self.processes.gather)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -60,7 +63,8 @@ class ProvingTrainer(SFTTrainer):
         told["mean_token_accuracy"].append(losses.is_top1.float().mean().item() if len(losses.nll) else 0.0)
         self._total_train_tokens += int(inputs["attention_mask"].sum())
         told["num_tokens"] = [self._total_train_tokens]
-        loss = losses.nll.sum() / torch.as_tensor(count).clamp(min=1)
+        # several processes: the count is of all their tokens, and an engine takes the mean of their gradients
+        loss = self.processes.size * losses.nll.sum() / torch.as_tensor(count).clamp(min=1)
         if auxiliary is None:
             return loss
         told["aux_loss"].append(auxiliary.item())
@@ -94,12 +98,20 @@ class ProvingTrainer(SFTTrainer):
         """
         rows = inputs.pop("index").tolist()
         loss = super().training_step(model, inputs, num_items_in_batch)
+        self._look_at(model, loss, rows)
+        return loss
+
+    def gradients(self, kind: str) -> dict[str, bool]:
+        """Tells of each trained parameter of a kind whether it has a gradient."""
+        trained = [(name, p) for name, p in self.model.named_parameters() if kind in name]
+        return {name: p.grad is not None and bool(p.grad.any()) for name, p in trained}
+
+    def _look_at(self, model: Any, loss: torch.Tensor, rows: list[int]) -> None:
         norm = _norm([p.grad for p in model.parameters() if p.grad is not None])
         finite_loss, finite_norm = torch.isfinite(torch.stack([loss.float(), norm.to(loss.device)])).tolist()
         if not (finite_loss and finite_norm):
             what = "the loss" if not finite_loss else "a gradient"
             raise self._not_finite(what, f"at step {self.state.global_step + 1} (loss {loss.item()})", rows)
-        return loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Makes the learning rate rise from the very first step, so that no step trains nothing."""

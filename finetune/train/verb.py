@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from finetune.data import Dataset, count_rows, prepare
-from finetune.errors import ArtifactError, OutsideError
+from finetune.errors import ArtifactError, DoesNotFit, OutsideError
 from finetune.hardware import Hardware, detect
 from finetune.hub import fetch, locate
 from finetune.model import save_adapter
 from finetune.plan import Plan, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
-from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, locked, manifest, metrics, resume
+from finetune.run import Entry, Run, anew, atomic, checkpoint, create, locked, manifest, metrics, resume
 from finetune.shape import is_shipped, read_shape
 from finetune.stopping import Stop
 from finetune.train.assembly import assemble
 from finetune.train.contract import check, check_unedited, contract, versions
 from finetune.train.plot import draw_loss
+from finetune.train.processes import agree, join
 from finetune.train.proof import claims
 from finetune.train.readiness import look_once_more, memory_told
-from finetune.train.rehearsal import memory_claims, rehearse
+from finetune.train.rehearsal import Rehearsal, memory_claims, rehearse
 from finetune.train.trainer import ProvingTrainer
 from finetune.train.watching import Watcher
 
@@ -44,7 +46,6 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
         RecipeError, DataError, ArtifactError, OutsideError: something that the recipe names is wrong; no run is made.
         DoesNotFit: the base's weights alone are larger than the memory; no run is made.
     """
-    _refuse_many_processes()
     _check_trackers(recipe)
     hardware = detect()
     if locate(recipe.base, recipe.base_path, recipe.revision) is None and is_shipped(recipe.base):
@@ -58,7 +59,11 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
         say(f"note: {note}")
     look_once_more(recipe, plan, runs, base, say)
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
-    run = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts)
+    processes = join(plan.device, plan.expert_parallel)
+    agree(processes, facts["contract"])
+    made = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts) if processes.first else None
+    run = made or Run(runs)
+    run = Run(processes.from_first(run.path))
     stop.idle = resume(run.path)
     return run, dataset
 
@@ -71,7 +76,7 @@ def train(
     dataset: Dataset | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Trains a run to its end, from its newest checkpoint that verifies; proves it, and gives its manifest entry.
+    """Trains a run to its end, from its newest checkpoint that verifies; proves it and gives its manifest entry.
 
     Args:
         run: the folder; everything else is read from it.
@@ -88,42 +93,52 @@ def train(
         Interrupted: a signal came; the state is saved.
         RunLocked: another process works in the folder.
     """
-    began = time.monotonic()
-    _refuse_many_processes()
-    with locked(run):
+    began, hardware = time.monotonic(), detect()
+    recipe, plan = _reopen(run, hardware)
+    processes = join(plan.device, plan.expert_parallel)
+    say, report = (say, report) if processes.first else (_silent, _silent)
+    with locked(run) if processes.first else nullcontext():
         if (finished := _finished(run)) is not None:
             say("the run is finished; there is nothing to resume")
             return finished
         stop.idle = resume(run.path)
-        (recipe, plan), hardware = _reopen(run), detect()
         base = fetch(recipe.base, recipe.base_path, recipe.revision)
         if dataset is None:
             look_once_more(recipe, plan, run.path.parent, base, say, atomic.taken_bytes(run.checkpoints))
             dataset = prepare(recipe, base)
         begun = check(run, base, dataset, hardware)
+        agree(processes, {"data": dataset.sha256, "versions": versions(), "run": str(run.path.resolve())})
         _same_threads(begun["threads"])
         report({"steps": plan.steps})
         with memory_told(run, recipe, plan, base, hardware, dataset.counts):
-            trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say, cache)
+            trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say, cache, processes)
             rehearsal = rehearse(trainer, base, say)
             stop.idle = ""
             _train_on(run, trainer, watcher, say)
         if watcher.stopped:
             stop.check(resume(run.path))
-        artifact = _publish(run, plan, base, trainer)
-        found = [*claims(run, recipe, plan, dataset, trainer, artifact), *memory_claims(trainer, rehearsal)]
-        return _prove(run, artifact, found, begun, time.monotonic() - began)
+        return dict(processes.from_first(processes.first and _prove(run, trainer, dataset, rehearsal, begun, began)))
 
 
-def _prove(run: Run, artifact: Path, found: list[Claim], begun: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Adds the stage to the manifest with what was proven of it, which makes it so."""
+def _prove(
+    run: Run,
+    trainer: ProvingTrainer,
+    dataset: Dataset,
+    rehearsal: Rehearsal,
+    begun: dict[str, Any],
+    began: float,
+) -> dict[str, Any]:
+    """Writes what was learnt, and adds the stage to the manifest with what was proven of it, which makes it so."""
+    recipe, plan = trainer.recipe, trainer.plan
+    artifact = _publish(run, plan, fetch(recipe.base, recipe.base_path, recipe.revision), trainer)
+    found = [*claims(run, recipe, plan, dataset, trainer, artifact), *memory_claims(trainer, rehearsal)]
     entry = Entry(
         stage="train",
         inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
         outputs={f"{artifact.name}/{f.name}": atomic.sha256(f) for f in sorted(artifact.iterdir())},
         claims=found,
         versions=versions(),
-        seconds=round(seconds, 1),
+        seconds=round(time.monotonic() - began, 1),
         finished=manifest.now(),
     )
     draw_loss(run)
@@ -131,8 +146,8 @@ def _prove(run: Run, artifact: Path, found: list[Claim], begun: dict[str, Any], 
     return asdict(entry)
 
 
-def _reopen(run: Run) -> tuple[Recipe, Plan]:
-    """Reads what a run was begun with.
+def _reopen(run: Run, hardware: Hardware) -> tuple[Recipe, Plan]:
+    """Reads what a run was begun with, its steps shared out over the processes that are here.
 
     Raises:
         ArtifactError: it was edited since.
@@ -141,7 +156,7 @@ def _reopen(run: Run) -> tuple[Recipe, Plan]:
     recipe = load(run.recipe)
     check_unedited(run, recipe)
     _check_trackers(recipe)
-    return recipe, read_plan(run.plan)
+    return recipe, _shared_out(read_plan(run.plan), recipe, hardware.processes)
 
 
 def _finished(run: Run) -> dict[str, Any] | None:
@@ -184,7 +199,9 @@ def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> 
     newest = checkpoint.newest_verified(run.checkpoints)
     for name, reason in newest.refused:
         say(f"checkpoint refused: {name}: {reason}")
-    metrics.rewind(run.metrics, newest.step if newest.path else -1)
+    if trainer.processes.first:
+        metrics.rewind(run.metrics, newest.step if newest.path else -1)
+    trainer.processes.gather(None)
     if newest.path:
         say(f"resuming at step {newest.step} from {newest.path.name}")
     if newest.path and newest.step == trainer.plan.steps:  # killed between the last step and the adapter
@@ -236,12 +253,26 @@ def _check_trackers(recipe: Recipe) -> None:
             )
 
 
-def _refuse_many_processes() -> None:
-    """One process trains; several would each train alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise OutsideError(
-            "training in several processes is not built yet",
-            where="WORLD_SIZE=" + os.environ["WORLD_SIZE"],
-            why="each would train alone and overwrite the others",
-            fix="finetune train RECIPE   # without torchrun, on one GPU",
+def _shared_out(plan: Plan, recipe: Recipe, processes: int) -> Plan:
+    """Shares a step's examples out over the processes that are here, if they are not as many as the plan said.
+
+    Raises:
+        DoesNotFit: their number does not divide a step.
+    """
+    if processes == plan.processes:
+        return plan
+    batch = recipe.train.batch_size
+    if batch % processes:
+        fits = max(n for n in range(1, processes + 1) if batch % n == 0)
+        why, fix = f"a step has {batch} examples", f"torchrun --nproc-per-node {fits} …"
+        raise DoesNotFit(
+            f"{processes} processes cannot share a step", where=f"WORLD_SIZE={processes}", why=why, fix=fix
         )
+    micro = max(n for n in range(1, plan.choices.micro_batch + 1) if batch // processes % n == 0)
+    choices = replace(plan.choices, micro_batch=micro, accumulation=batch // processes // micro)
+    expert = math.gcd(plan.expert_parallel, processes)
+    return replace(plan, choices=choices, processes=processes, expert_parallel=expert, zero=plan.zero * (processes > 1))
+
+
+def _silent(told: Any) -> None:
+    """What the other processes tell nobody."""

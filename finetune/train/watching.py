@@ -15,7 +15,7 @@ from finetune.errors import TrainingStopped
 from finetune.model import family_of, score
 from finetune.plan import Plan
 from finetune.recipe import override
-from finetune.run import Run, metrics, resume
+from finetune.run import Run, metrics
 from finetune.stopping import Stop
 
 KEPT = ("loss", "grad_norm", "learning_rate", "epoch", "mean_token_accuracy", "entropy")
@@ -39,7 +39,9 @@ class Watcher(TrainerCallback):
         self._tokens = 0.0
 
     def record(self, **told: Any) -> None:
-        """Appends one line to metrics.jsonl and shows it."""
+        """Appends one line to metrics.jsonl and shows it, in the first of several processes."""
+        if not self.trainer.processes.first:
+            return
         metrics.append(self.run.metrics, told)
         self.report(told)
 
@@ -98,7 +100,7 @@ class Watcher(TrainerCallback):
         self._seconds = time.monotonic() - self._began
         step = state.global_step
         control.should_save = self._due(step) or step % self.plan.save_every == 0
-        if self.stop.signal and step < self.plan.steps:
+        if any(self.trainer.processes.gather(bool(self.stop.signal))) and step < self.plan.steps:
             self.stopped = True
             control.should_save = control.should_training_stop = True
 
@@ -116,16 +118,15 @@ class Watcher(TrainerCallback):
 
     def _until_stopped(self, examples: Sequence[Example]) -> Iterator[Example]:
         for example in examples:
-            self.stop.check(resume(self.run.path))
+            if self.trainer.processes.size == 1:  # several go on together to the end of the step
+                self.stop.check(f"finetune train --resume {self.run.path}")
             yield example
 
     def _show_alive(self, kind: str, step: int) -> None:
         alive: Counter[str] = Counter()
         dead: Counter[str] = Counter()
-        for name, parameter in self.trainer.model.named_parameters():
-            if kind in name:
-                moved = parameter.grad is not None and bool(parameter.grad.any())
-                (alive if moved else dead)[family_of(name)] += 1
+        for name, moved in self.trainer.gradients(kind).items():
+            (alive if moved else dead)[family_of(name)] += 1
         if without := [family for family in dead if not alive[family]]:
             raise TrainingStopped(
                 f"{kind or 'the weights'} of {', '.join(without)} got no gradient at step {step}",

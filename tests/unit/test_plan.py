@@ -152,9 +152,22 @@ def test_missing_kernels_are_told_loudly(tmp_path: Path) -> None:
     assert "gated delta net: torch reference backward" in slow.moments
 
 
-def test_one_of_several_gpus_is_used_and_said_so(tmp_path: Path) -> None:
+def test_several_gpus_share_a_step_where_they_are_asked_to(tmp_path: Path) -> None:
     made = planned(tmp_path, hardware=wished("rtx4090x4"))
-    assert any("of 4 GPUs one is used" in note for note in made.notes)
+    assert (made.processes, made.choices.micro_batch * made.choices.accumulation) == (4, 4)
+    alone = planned(tmp_path, hardware=replace(wished("rtx4090x4"), processes=1))
+    assert any("of 4 GPUs one is used; all of them: torchrun" in note for note in alone.notes)
+    assert alone.choices.micro_batch * alone.choices.accumulation == 16
+
+
+def test_zero_shares_out_the_states_and_the_experts_are_spread(tmp_path: Path) -> None:
+    alone, shared = (
+        planned(tmp_path, f"base={MIXTURE}", *words, hardware=wished("h100x4"), counts=UNKNOWN).parts
+        for words in ((), ("parallel.zero=1", "parallel.expert=4"))
+    )
+    assert shared["optimizer states"] == -(-alone["optimizer states"] // 4)
+    assert shared["routed experts in NF4"] == pytest.approx(alone["routed experts in NF4"] / 4, abs=1)
+    assert shared["adapters"] == alone["adapters"]
 
 
 # what is written down

@@ -170,8 +170,7 @@ def test_why_not_answers_what_is_forbidden_with_the_way_out(plan: Command) -> No
     done = plan("--gpu", "24GB", "--why-not", "parallel.zero=2")
     assert done.code == 0
     assert done.out == (
-        "parallel.zero=2: ZeRO-2 has nothing to shard over: it shards over GPUs, and there is one\n"
-        "  instead  --set parallel.zero=0\n"
+        "parallel.zero=2: ZeRO-2 has nothing to shard over: there is one process\n  instead  --set parallel.zero=0\n"
     )
 
 

@@ -1,0 +1,240 @@
+"""Our trainer over several processes, under DeepSpeed's ZeRO: each takes its share of every step's examples.
+
+What is learnt does not depend on how many there are: the examples of a step are those that one process would take, the
+loss is over all of their tokens, and a checkpoint holds whole tensors under the names that one process writes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
+
+from finetune.train.processes import Processes
+from finetune.train.trainer import ProvingTrainer, _norm
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's two states, as torch and DeepSpeed name them."""
+
+
+def engine_settings(
+    *, micro_batch: int, accumulation: int, size: int, zero: int, max_grad_norm: float
+) -> dict[str, Any]:
+    """Gives DeepSpeed's configuration. Weights stay as they are: autocast computes in bfloat16, sums are float32."""
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch * accumulation * size,
+        "gradient_clipping": max_grad_norm,  # DeepSpeed 0.19 would clip to 1.0 if nothing were said
+        "zero_optimization": {"stage": zero},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**62,
+    }
+
+
+class FilledBatches(BatchSampler):
+    """Micro-batches of an epoch, the last ones filled up so that every process has as many."""
+
+    def __init__(self, sampler: Sampler[int], micro_batch: int, processes: int, filler: int) -> None:
+        """Takes the order of the examples.
+
+        Args:
+            sampler: of the examples.
+            micro_batch: examples of one.
+            processes: that take one in turns.
+            filler: the row that teaches nothing.
+        """
+        super().__init__(sampler, micro_batch, drop_last=False)
+        self.processes, self.filler = processes, filler
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = list(self.sampler)
+        rows += [self.filler] * (-len(rows) % (self.batch_size * self.processes))
+        for first in range(0, len(rows), self.batch_size):
+            yield rows[first : first + self.batch_size]
+
+    def __len__(self) -> int:
+        together = self.batch_size * self.processes
+        return -(-len(self.sampler) // together) * self.processes  # type: ignore[arg-type]
+
+
+def with_filler(columns: dict[str, list[Any]], pad: int) -> dict[str, list[Any]]:
+    """Adds the row that teaches nothing, at the end."""
+    filler = {"input_ids": [pad, pad], "labels": [-100, -100], "index": -1}
+    return {name: [*column, filler[name]] for name, column in columns.items()}
+
+
+class DistributedTrainer(ProvingTrainer):
+    """The trainer of one process among several."""
+
+    def __init__(self, processes: Processes, zero: int, *given: Any, **more: Any) -> None:
+        self.processes, self.zero = processes, zero
+        self._moved: set[str] = set()
+        super().__init__(*given, **more)
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(self._noting(name))
+
+    def get_train_dataloader(self) -> Any:
+        """Gives the micro-batches of this process, in the order in which one process would take them all."""
+        filler = len(self.train_dataset) - 1
+        batches = FilledBatches(
+            RandomSampler(range(filler)), self.args.per_device_train_batch_size, self.processes.size, filler
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **more: Any) -> torch.Tensor:
+        """Gives this process's part of the loss.
+
+        The engine hears of the gradients through hooks on the parameters; its own forward adds nothing to the model's.
+        """
+        return super().compute_loss(self.model, inputs, *given, **more)
+
+    def gradients(self, kind: str) -> dict[str, bool]:
+        """Tells of each trained parameter of a kind whether it got a gradient in any process since it was asked."""
+        moved = set().union(*self.processes.gather(self._moved))
+        self._moved.clear()
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad and kind in name]
+        return {name: name in moved for name in names}
+
+    def _noting(self, name: str) -> Any:
+        def note(gradient: torch.Tensor) -> None:
+            if name not in self._moved and bool(gradient.any()):
+                self._moved.add(name)
+
+        return note
+
+    def _look_at(self, model: Any, loss: torch.Tensor, rows: list[int]) -> None:
+        """Looks at a micro-batch's loss, and at the weights, since the engine may have taken its step already.
+
+        Raises:
+            TrainingStopped: one of them is not finite in one of the processes; nothing is saved.
+        """
+        weights = _norm([p.detach() for p in self.model.parameters() if p.requires_grad])
+        fine = torch.isfinite(torch.stack([loss.float(), weights.to(loss.device)])).all().item()
+        wrong = [place for found, place in self.processes.gather((fine, [r for r in rows if r >= 0])) if not found]
+        if wrong:
+            when = f"at step {self.state.global_step + 1} (loss {loss.item()})"
+            raise self._not_finite("the loss or a gradient", when, [row for places in wrong for row in places])
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """Puts a checkpoint's weights in before the engine takes its copies of them, and its states in afterwards."""
+        if resume_from_checkpoint is not None:
+            self.restore(Path(resume_from_checkpoint))
+        made = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self._load_states(Path(resume_from_checkpoint))
+        return made
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._states, self._random = self._whole_states(), self.processes.gather(_random_state())
+        if self.processes.first:
+            super()._save_checkpoint(model, trial)
+        self.processes.gather(None)  # nobody goes on before it is written
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        torch.save(self._states, f"{output_dir}/optimizer.pt")
+        torch.save(_of_groups(self.lr_scheduler.state_dict(), 2), f"{output_dir}/scheduler.pt")
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        torch.save(self._random[0] | {"processes": self._random}, f"{output_dir}/rng_state.pth")
+
+    def _load_rng_state(self, folder: str | None) -> None:
+        if folder is None:
+            return
+        told = torch.load(f"{folder}/rng_state.pth", weights_only=False)
+        states = told.get("processes", [told])
+        if len(states) == self.processes.size:  # else dropout draws other numbers from here on
+            _set_random_state(states[self.processes.place])
+
+    def _whole_states(self) -> dict[str, Any]:
+        """Gathers AdamW's states as torch writes them in one process; every process calls it."""
+        optimizer, state = self._torch_optimizer(), {}
+        steps = [each["step"] for each in optimizer.state.values()]
+        for number, parameter in enumerate(self._trained()):
+            state[number] = {moment: self._moment(parameter, moment) for moment in MOMENTS} | {
+                "step": steps[0].cpu().clone()
+            }
+        told = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+        decayed = sum(name in self._decayed() for name, _ in self._trained_by_name())
+        groups = [
+            told | {"weight_decay": self.args.weight_decay, "params": list(range(decayed))},
+            told | {"weight_decay": 0.0, "params": list(range(decayed, len(state)))},
+        ]
+        return {"state": state, "param_groups": groups}
+
+    def _load_states(self, folder: Path) -> None:
+        """Takes AdamW's states and the scheduler's from a checkpoint, whoever wrote it."""
+        told = torch.load(folder / "optimizer.pt", weights_only=True)
+        saved, optimizer = told["state"], self._torch_optimizer()
+        for group in optimizer.param_groups:
+            group["lr"] = told["param_groups"][0]["lr"]
+            for tensor in group["params"]:
+                zeros = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
+                optimizer.state[tensor] = zeros | {"step": saved[0]["step"].clone()}
+        if self.zero:
+            self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+        for number, parameter in enumerate(self._trained()):
+            for moment in MOMENTS:
+                value = saved[number][moment].to(parameter.device)
+                if self.zero:
+                    safe_set_full_optimizer_state(parameter, value, moment)
+                else:
+                    optimizer.state[parameter][moment].copy_(value)
+        scheduler = torch.load(folder / "scheduler.pt", weights_only=True)
+        self.lr_scheduler.load_state_dict(_of_groups(scheduler, len(optimizer.param_groups)))
+
+    def _moment(self, parameter: nn.Parameter, moment: str) -> torch.Tensor:
+        whole = (
+            safe_get_full_optimizer_state(parameter, moment)
+            if self.zero
+            else self._torch_optimizer().state[parameter][moment]
+        )
+        return whole.detach().cpu().clone()
+
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        """Gives AdamW itself, which ZeRO keeps inside its own."""
+        outer = self.deepspeed.optimizer
+        return outer.optimizer if self.zero else outer
+
+    def _decayed(self) -> set[str]:
+        return set(self.get_decay_parameter_names(self.model))
+
+    def _trained_by_name(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def _trained(self) -> list[nn.Parameter]:
+        """Lists the trained parameters in the optimizer's order: those that decay first."""
+        decayed = self._decayed()
+        return [p for _, p in sorted(self._trained_by_name(), key=lambda named: named[0] not in decayed)]
+
+
+def _of_groups(scheduler: dict[str, Any], number: int) -> dict[str, Any]:
+    """Gives a scheduler's state for so many groups of parameters; all have the same rate, and ZeRO drops empty ones."""
+    return scheduler | {key: value[:1] * number for key, value in scheduler.items() if isinstance(value, list)}
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()} | cuda
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

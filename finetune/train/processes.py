@@ -1,0 +1,100 @@
+"""The processes that train together: who starts them is an existing engine's work, and they only read what it set.
+
+torchrun, the deepspeed launcher, srun and Kubernetes all tell a process its place in the same variables.
+Source: https://docs.pytorch.org/docs/stable/elastic/run.html, section Environment Variables.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+from finetune.errors import OutsideError
+from finetune.experts import Exchange
+from finetune.hardware import started_processes
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others; one of them may be loading a base while another has it in its cache."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """All that train together, seen from one of them."""
+
+    size: int = 1
+    place: int = 0
+    """Of this one, from 0; the first writes what is written."""
+    exchange: Exchange | None = None
+    """With those that hold the other routed experts."""
+
+    @property
+    def first(self) -> bool:
+        return self.place == 0
+
+    def gather(self, told: Any) -> list[Any]:
+        """Gives what every process tells, in order; every process calls it."""
+        if self.size == 1:
+            return [told]
+        everybody: list[Any] = [None] * self.size
+        distributed.all_gather_object(everybody, told)
+        return everybody
+
+    def from_first(self, told: Any) -> Any:
+        """Gives what the first process tells; every process calls it."""
+        return self.gather(told if self.first else None)[0]
+
+
+ALONE = Processes()
+
+
+def join(device: str, expert: int) -> Processes:
+    """Meets the other processes.
+
+    Args:
+        device: cuda or cpu.
+        expert: processes over which the routed experts of a layer are spread, neighbours; divides all of them.
+    """
+    if started_processes() == 1:
+        return ALONE
+    import deepspeed
+
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    else:  # else DeepSpeed compiles its own all-reduce over shared memory, and waits for ever on a lock left behind
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not distributed.is_initialized():
+        deepspeed.init_distributed("nccl" if device == "cuda" else "gloo", timeout=PATIENCE, verbose=False)
+        atexit.register(distributed.destroy_process_group)
+    size, place = distributed.get_world_size(), distributed.get_rank()
+    exchange = None
+    if expert > 1:
+        groups = [distributed.new_group(list(range(at, at + expert))) for at in range(0, size, expert)]
+        exchange = Exchange(groups[place // expert])
+    return Processes(size, place, exchange)
+
+
+def agree(processes: Processes, told: Mapping[str, Any]) -> None:
+    """Makes sure that all processes mean the same training, before any of them loads a base.
+
+    Raises:
+        OutsideError: naming what differs, and in which process.
+    """
+    first, *others = processes.gather((socket.gethostname(), dict(told)))
+    for place, (host, theirs) in enumerate(others, start=1):
+        different = [key for key, value in first[1].items() if theirs.get(key) != value]
+        if different:
+            key = different[0]
+            raise OutsideError(
+                f"process {place} would train something else: its {', '.join(different)} differ",
+                where=f"process {place} on {host}",
+                why=f"there it is {theirs.get(key)!s:.60}, in process 0 on {first[0]} it is {first[1][key]!s:.60}",
+                fix="give all hosts the same packages, recipe, data and base",
+            )

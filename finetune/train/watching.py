@@ -15,7 +15,7 @@ from finetune.errors import TrainingStopped
 from finetune.model import family_of, score
 from finetune.plan import Plan
 from finetune.recipe import override
-from finetune.run import Run, metrics
+from finetune.run import Run, metrics, resume
 from finetune.stopping import Stop
 
 KEPT = ("loss", "grad_norm", "learning_rate", "epoch", "mean_token_accuracy", "entropy")
@@ -119,7 +119,7 @@ class Watcher(TrainerCallback):
     def _until_stopped(self, examples: Sequence[Example]) -> Iterator[Example]:
         for example in examples:
             if self.trainer.processes.size == 1:  # several go on together to the end of the step
-                self.stop.check(f"finetune train --resume {self.run.path}")
+                self.stop.check(resume(self.run.path))
             yield example
 
     def _show_alive(self, kind: str, step: int) -> None:

@@ -139,12 +139,12 @@ class Memory(Section):
 
 
 class Parallel(Section):
-    """How several GPUs share the work; one trains so far."""
+    """How several GPUs share the work."""
 
     zero: Annotated[int, Field(strict=True, ge=0, le=3)] = 0
-    """Stage of DeepSpeed's ZeRO, 1 to 3. Not built yet: all but 0 is refused."""
+    """Stage of DeepSpeed's ZeRO: 1 shares out AdamW's states, 2 the gradients too. 3 is not built yet: refused."""
     expert: Count = 1
-    """Over how many GPUs the routed experts are spread. Not built yet: all but 1 is refused."""
+    """Over how many neighbouring GPUs the routed experts of a layer are spread."""
 
 
 class Recipe(Section):

@@ -9,20 +9,25 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed import distributed_c10d
 
 from finetune.errors import OutsideError
 from finetune.experts import Exchange
 from finetune.hardware import started_processes
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others; one of them may be loading a base while another has it in its cache."""
+"""How long a process waits for the others before the first step; one may be downloading what another has on disk."""
+
+STEP_PATIENCE = "FINETUNE_STEP_PATIENCE"
+"""The variable that says for how many seconds it waits in a step, where all do the same work; 300 without it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,32 @@ class Processes:
         everybody: list[Any] = [None] * self.size
         distributed.all_gather_object(everybody, told)
         return everybody
+
+    def begin_steps(self) -> None:
+        """Lets a process that hears nothing of the others give up sooner than before the first step."""
+        if self.size > 1:
+            seconds = timedelta(seconds=float(os.environ.get(STEP_PATIENCE, "300")))
+            for group in list(distributed_c10d._world.pg_map):  # torch 2.13 has no public way, and DeepSpeed's are many
+                distributed_c10d._set_pg_timeout(seconds, group)
+
+    @contextmanager
+    def losses_told(self, resume: str) -> Iterator[None]:
+        """Tells of a process that the others lost what it is for the user: a run to go on with.
+
+        Raises:
+            OutsideError: one died, or cannot be reached.
+        """
+        try:
+            yield
+        except RuntimeError as error:  # NCCL's own kind is one of these; gloo has none
+            if self.size == 1 or not (isinstance(error, distributed.DistBackendError) or "gloo" in str(error)):
+                raise
+            raise OutsideError(
+                "another process is gone, or cannot be reached",
+                where=f"process {self.place} of {self.size} on {socket.gethostname()}",
+                why=str(error).splitlines()[0],
+                fix=f"look at the first error of the others; then {resume}",
+            ) from error
 
     def from_first(self, told: Any) -> Any:
         """Gives what the first process tells; every process calls it."""

@@ -209,7 +209,8 @@ def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> 
         trainer.state.global_step = newest.step
         watcher.evaluate(newest.step)
     else:
-        trainer.train(resume_from_checkpoint=str(newest.path) if newest.path else None)
+        with trainer.processes.losses_told(resume(run.path)):
+            trainer.train(resume_from_checkpoint=str(newest.path) if newest.path else None)
 
 
 def _publish(run: Run, plan: Plan, base: Path, trainer: ProvingTrainer) -> Path:

@@ -76,6 +76,7 @@ class Watcher(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Scores the base, or what a process that was killed while it scored had left to do."""
         self.evaluate(state.global_step)
+        self.trainer.processes.begin_steps()
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Scores what was just saved."""

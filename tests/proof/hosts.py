@@ -47,6 +47,9 @@ def main() -> int:
         began = time.monotonic()
         ends = finish(running, patience=120)
         print(f"link cut after step 2: exit codes {ends}, {time.monotonic() - began:.0f} s after the cut")
+        for host in HOSTS:
+            lines = (work / f"{host}.log").read_text().splitlines()
+            print(*[f"  {host}: {line}" for line in lines if line.startswith(("error:", "  why"))][-2:], sep="\n")
         run("ip", "-n", HOSTS[0], "link", "set", f"v-{HOSTS[0]}", "up")
         ends = finish(start(work, "--resume", "cut/r-0001"))
         same = apart(work, "two", "cut")
@@ -88,7 +91,11 @@ def start(work: Path, *words: str) -> list[subprocess.Popen[str]]:
         rendezvous = ["--master-addr=10.78.0.1", f"--master-port={PORT}"]
         words_of_host = [sys.executable, *launcher, *rendezvous, "-m", "finetune", "train", *words]
         inside = ["unshare", "--uts", "bash", "-c", 'hostname "$0"; exec "$@"', host, *words_of_host]
-        environment = os.environ | {"GLOO_SOCKET_IFNAME": f"v-{host}", "DS_ACCELERATOR": "cpu"}
+        environment = os.environ | {
+            "GLOO_SOCKET_IFNAME": f"v-{host}",
+            "DS_ACCELERATOR": "cpu",
+            "FINETUNE_STEP_PATIENCE": "20",
+        }
         with (work / f"{host}.log").open("a") as log:
             running.append(
                 subprocess.Popen(

@@ -12,6 +12,8 @@ import torch
 from bitsandbytes import functional as bnb
 from torch import nn
 
+from finetune.memory.budget import WHOLE_BYTES
+
 BLOCK = 64
 """Weights that share one absolute maximum in NF4."""
 NESTED_BLOCK = 256
@@ -19,9 +21,6 @@ NESTED_BLOCK = 256
 
 Source of both: Dettmers et al. 2023, arXiv:2305.14314, section 3.
 """
-
-WHOLE_BYTES = 128 * 2**20
-"""Of weights that are whole at one time: a dozen and more of the 35B-A3B's experts, which keeps a GPU busy."""
 
 
 class PlainStack(nn.Module):

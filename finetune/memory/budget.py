@@ -20,6 +20,9 @@ FRAGMENTATION = 0.03
 WORKSPACE_BYTES = int(0.15 * 2**30)
 """What cuBLAS and the allocator keep beside. A guess until the GPU benchmark replaces it."""
 
+WHOLE_BYTES = 128 * 2**20
+"""Of routed experts in NF4, made whole at one time for their products: a dozen and more of the 35B-A3B's."""
+
 ROTARY_SHARE = 0.25
 """Of each attention head that turns with the position. Source: partial_rotary_factor of the published configs."""
 
@@ -106,8 +109,10 @@ def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
         coming[moment.name] = {
             "inputs to recompute from": inputs,
             "activations of one layer": tensors,
-            "matrices made meanwhile": matrix,
+            "matrices made meanwhile": matrix + _whole_experts(job) * ("routed experts" in moment.name),
         }
+        if job.expert > 1:
+            coming[moment.name]["tokens of other processes"] = _gathered(job, tokens)
         if job.full and job.widths.tied:  # the head's share of the gradient waits for the embedding's
             coming[moment.name]["vocabulary's gradient"] = _vocabulary_gradient(job)
     if job.full:
@@ -149,6 +154,18 @@ def _inputs(job: Job, levers: Levers, tokens: int) -> tuple[int, int]:
     if levers.checkpoints == "device":
         return pieces * each + rotary, 0
     return 2 * each + rotary, pieces * each  # the one in use, and the one on its way
+
+
+def _whole_experts(job: Job) -> int:
+    """Routed experts made whole for a product, with a float32 maximum for every block of 64 weights."""
+    return WHOLE_BYTES + WHOLE_BYTES // job.e * 4 // 64 if job.nf4 and job.widths.num_experts else 0
+
+
+def _gathered(job: Job, tokens: int) -> int:
+    """What each layer keeps of the tokens of all processes that share its experts: states, choices, their weights."""
+    widths = job.widths
+    each = widths.hidden * job.e + widths.experts_per_token * (8 + job.e)
+    return widths.num_layers * job.expert * tokens * each
 
 
 def _vocabulary_gradient(job: Job) -> int:

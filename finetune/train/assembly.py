@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from finetune.data import Dataset
-from finetune.model import add_adapter, bytes_by_dtype, kernels, load_base, recompute, refused
+from finetune.model import add_adapter, bytes_by_dtype, family_of, kernels, load_base, recompute, refused
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run
@@ -71,8 +71,7 @@ def assemble(
     )
     trainer.remove_callback(PrinterCallback)
     watcher.trainer = trainer
-    held = ", ".join(f"{_size(size)} of {dtype}" for dtype, size in bytes_by_dtype(trainer.model).items())
-    say(f"loaded {plan.base}: {held}; {plan.trainable_parameters:,} parameters are trained")
+    say(_told(trainer.model, plan))
     return trainer, watcher
 
 
@@ -81,6 +80,17 @@ def _warn(plan: Plan, say: Callable[[str], None]) -> None:
         if "slow" in kernel:
             cure = "pip install 'finetune-proven[kernels]'" if plan.device == "cuda" else "there is no GPU here"
             say(f"WARNING: {name} of the Gated DeltaNet layers runs on the {kernel}: {cure}")
+
+
+def _told(model: Any, plan: Plan) -> str:
+    """Says what was loaded, and how much of it is trained."""
+    held = ", ".join(f"{_size(size)} of {dtype}" for dtype, size in bytes_by_dtype(model).items())
+    trained = f"{plan.trainable_parameters:,} parameters are trained"
+    if plan.expert_rank:
+        named = model.named_parameters()
+        routed = sum(p.numel() for name, p in named if p.requires_grad and family_of(name) == "experts")
+        trained += f", {routed / plan.trainable_parameters:.0%} of them for routed experts"
+    return f"loaded {plan.base}: {held}; {trained}"
 
 
 def _loading(report: Callable[[dict[str, Any]], None], done: int, whole: int) -> None:

@@ -3,6 +3,6 @@
 from finetune.experts.exchange import Exchange
 from finetune.experts.lora import ExpertLora
 from finetune.experts.routed import DOWN, GATE_UP, WEIGHTS, RoutedExperts
-from finetune.experts.stacks import BLOCK, NF4Stack, PlainStack
+from finetune.experts.stacks import NF4Stack, PlainStack
 
-__all__ = ["BLOCK", "DOWN", "GATE_UP", "WEIGHTS", "Exchange", "ExpertLora", "NF4Stack", "PlainStack", "RoutedExperts"]
+__all__ = ["DOWN", "GATE_UP", "WEIGHTS", "Exchange", "ExpertLora", "NF4Stack", "PlainStack", "RoutedExperts"]

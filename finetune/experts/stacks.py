@@ -13,14 +13,7 @@ from bitsandbytes import functional as bnb
 from torch import nn
 
 from finetune.memory.budget import WHOLE_BYTES
-
-BLOCK = 64
-"""Weights that share one absolute maximum in NF4."""
-NESTED_BLOCK = 256
-"""Absolute maxima that share one scale in their turn (double quantisation).
-
-Source of both: Dettmers et al. 2023, arXiv:2305.14314, section 3.
-"""
+from finetune.memory.weights import BLOCK, NESTED_BLOCK
 
 
 class PlainStack(nn.Module):

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from finetune.levers import Levers
 from finetune.shape import ModelShape, is_text
 
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+BLOCK = 64
+"""Weights that share one absolute maximum in NF4."""
+NESTED_BLOCK = 256
+"""Absolute maxima that share one scale in their turn (double quantisation).
+
+Source of both: Dettmers et al. 2023, arXiv:2305.14314, section 3.
+"""
+
+NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * NESTED_BLOCK)
 """Bytes a weight: 4 bits, one 8-bit scale for 64 weights, one fp32 for 256 scales.
 
 Source: Dettmers et al. 2023, arXiv:2305.14314, section 3 (double quantization).

@@ -15,16 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from finetune.memory.loss import TILE
+from finetune.memory.weights import BLOCK, NESTED_BLOCK
 
 Kind = Literal["int8", "nf4"]
-
-BLOCK = 64
-"""Weights that share one absolute maximum in NF4."""
-NESTED_BLOCK = 256
-"""Absolute maxima that share one scale in their turn (double quantisation).
-
-Source of both: Dettmers et al. 2023, arXiv:2305.14314, section 3.
-"""
 
 
 class QuantisedHead(nn.Module):

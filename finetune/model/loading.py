@@ -24,8 +24,9 @@ from torch import nn
 
 from finetune.architecture import read_architecture
 from finetune.errors import ArtifactError
-from finetune.experts import BLOCK, Exchange, NF4Stack, PlainStack, RoutedExperts
+from finetune.experts import Exchange, NF4Stack, PlainStack, RoutedExperts
 from finetune.layout import Part, is_published, match
+from finetune.memory.weights import BLOCK
 from finetune.model import cache as caching
 from finetune.model.embeddings import HostEmbedding
 from finetune.model.experts import experts_of

@@ -13,11 +13,7 @@ import torch
 from bitsandbytes.functional import QuantState, quantize_4bit, quantize_blockwise
 from bitsandbytes.nn import Params4bit
 
-SCALES_BLOCK = 256
-"""Scales that share a scale of their own.
-
-Source: Dettmers et al. 2023, arXiv:2305.14314, section 3 (double quantization).
-"""
+from finetune.memory.weights import NESTED_BLOCK
 
 CPU_STRIDE = 2**18
 """Weights that a CPU quantises at a time. bitsandbytes 0.50 copies them five times over on its way; in strides of a
@@ -57,7 +53,7 @@ def quantiser(module: Any, dtype: torch.dtype, device: torch.device) -> Fill:
 def _twice(scales: torch.Tensor, of_a_piece: QuantState, shape: torch.Size) -> QuantState:
     """Quantises the scales in their turn, around their mean over the whole weight."""
     offset = scales.mean()
-    codes, nested = quantize_blockwise(scales - offset, blocksize=SCALES_BLOCK)
+    codes, nested = quantize_blockwise(scales - offset, blocksize=NESTED_BLOCK)
     return QuantState(
         absmax=codes,
         shape=shape,

@@ -78,9 +78,8 @@ class DistributedTrainer(ProvingTrainer):
         self.processes, self.zero = processes, zero
         self._moved: set[str] = set()
         super().__init__(*given, **more)
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                parameter.register_hook(self._noting(name))
+        for name, parameter in self._trained_by_name():
+            parameter.register_hook(self._noting(name))
 
     def get_train_dataloader(self) -> Any:
         """Gives the micro-batches of this process, in the order in which one process would take them all."""
@@ -107,8 +106,7 @@ class DistributedTrainer(ProvingTrainer):
         """Tells of each trained parameter of a kind whether it got a gradient in any process since it was asked."""
         moved = set().union(*self.processes.gather(self._moved))
         self._moved.clear()
-        names = [name for name, p in self.model.named_parameters() if p.requires_grad and kind in name]
-        return {name: name in moved for name in names}
+        return {name: name in moved for name, _ in self._trained_by_name() if kind in name}
 
     def _noting(self, name: str) -> Any:
         def note(gradient: torch.Tensor) -> None:
@@ -123,7 +121,7 @@ class DistributedTrainer(ProvingTrainer):
         Raises:
             TrainingStopped: one of them is not finite in one of the processes; nothing is saved.
         """
-        weights = _norm([p.detach() for p in self.model.parameters() if p.requires_grad])
+        weights = _norm([p.detach() for _, p in self._trained_by_name()])
         fine = torch.isfinite(torch.stack([loss.float(), weights.to(loss.device)])).all().item()
         wrong = [place for found, place in self.processes.gather((fine, [r for r in rows if r >= 0])) if not found]
         if wrong:

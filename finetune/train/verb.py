@@ -61,9 +61,8 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
     processes = join(plan.device, plan.expert_parallel)
     agree(processes, facts["contract"])
-    made = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts) if processes.first else None
-    run = made or Run(runs)
-    run = Run(processes.from_first(run.path))
+    made = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts).path if processes.first else None
+    run = Run(processes.from_first(made))
     stop.idle = resume(run.path)
     return run, dataset
 

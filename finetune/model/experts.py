@@ -13,25 +13,23 @@ from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeExper
 
 from finetune.experts import WEIGHTS, Exchange, RoutedExperts
 from finetune.experts.layouts import from_peft, to_peft
-from finetune.plan import Plan
 
 TARGETS = [f"mlp.experts.{name}" for name in WEIGHTS]
 """As PEFT's `target_parameters` names them."""
 
 
-def replace_experts(model: Any, plan: Plan, device: torch.device, exchange: Exchange | None = None) -> None:
-    """Replaces the routed experts of a text model by ours, still without their weights.
-
-    Where every weight is trained they stay as they are: ours are frozen.
+def replace_experts(
+    model: Any, *, nf4: bool, dtype: torch.dtype, device: torch.device, exchange: Exchange | None = None
+) -> None:
+    """Replaces the routed experts of a text model by ours, frozen and still without their weights.
 
     Args:
         model: on the meta device.
-        plan: says whether they are held in 4 bits.
+        nf4: whether they are held in 4 bits.
+        dtype: of the arithmetic.
         device: where they will lie.
         exchange: with the processes that hold the others; without one all are held here.
     """
-    if plan.method == "full":
-        return
     for name, module in list(model.named_modules()):
         if isinstance(module, Qwen3_5MoeExperts):
             ours = RoutedExperts(
@@ -39,8 +37,8 @@ def replace_experts(model: Any, plan: Plan, device: torch.device, exchange: Exch
                 hidden=module.hidden_dim,
                 intermediate=module.intermediate_dim,
                 activation=module.act_fn,
-                nf4=plan.quantisation is not None,
-                dtype=getattr(torch, plan.dtype),
+                nf4=nf4,
+                dtype=dtype,
                 device=device,
                 exchange=exchange,
             )

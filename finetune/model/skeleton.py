@@ -80,11 +80,14 @@ def device_of(plan: Plan) -> torch.device:
 def pull(model: Any, plan: Plan, exchange: Exchange | None = None) -> None:
     """Puts the vocabulary matrices where the plan's levers want them and takes in our experts, all without weights yet.
 
-    A plan keeps both as they are where they are tied: one weight cannot lie in two places.
+    A plan keeps both as they are where they are tied: one weight cannot lie in two places. Experts stay transformers'
+    where every weight is trained: ours are frozen.
     """
-    replace_experts(model, plan, device_of(plan), exchange)
     tokens, width = model.get_input_embeddings().weight.shape
     dtype, tied = getattr(torch, plan.dtype), model.config.tie_word_embeddings
+    if plan.method != "full":
+        nf4 = plan.quantisation is not None
+        replace_experts(model, nf4=nf4, dtype=dtype, device=device_of(plan), exchange=exchange)
     if plan.choices.embeddings == "host":
         assert not tied, "the plan moves no embedding that is the head too"
         model.set_input_embeddings(HostEmbedding(torch.empty(tokens, width, dtype=dtype)))

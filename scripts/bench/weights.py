@@ -45,7 +45,7 @@ def make_model(base: Base, plan: Plan, seed: int) -> tuple[Any, Vocabulary]:
     """Makes the text model on the plan's device, no more than one matrix of it unquantised at a time."""
     torch.manual_seed(seed)
     model, dtype, device = make_skeleton(base.folder, plan), getattr(torch, plan.dtype), device_of(plan)
-    replace_experts(model, plan, device)
+    replace_experts(model, nf4=plan.quantisation is not None, dtype=dtype, device=device)
     for experts in experts_of(model).values():
         for stack in experts.stacks.values():
             shape = (stack.out_features, stack.in_features)

@@ -67,7 +67,7 @@ def by_transformers(base: Path, plan: Plan) -> Any:
         attn_implementation="sdpa",
     )
     fused = {n: p.detach() for n, p in model.named_parameters() if ".mlp.experts." in n}
-    replace_experts(model, plan, torch.device("cpu"))
+    replace_experts(model, nf4=plan.quantisation is not None, dtype=dtype, device=torch.device("cpu"))
     for name, experts in experts_of(model).items():
         for leaf, stack in experts.stacks.items():
             stack.fill(0, fused[f"{name}.{leaf}"].view(-1, stack.in_features))

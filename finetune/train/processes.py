@@ -52,6 +52,12 @@ class Processes:
         distributed.all_gather_object(everybody, told)
         return everybody
 
+    def add_up(self, counts: torch.Tensor) -> torch.Tensor:
+        """Adds numbers up over all processes, in place, where the model is; every process calls it."""
+        if self.size > 1:
+            distributed.all_reduce(counts)
+        return counts
+
     def begin_steps(self) -> None:
         """Lets a process that hears nothing of the others give up sooner than before the first step."""
         if self.size > 1:

@@ -16,6 +16,7 @@ from finetune.model.losses import TokenLosses, causal_losses, token_losses
 from finetune.model.offloading import HostCheckpoints
 from finetune.model.parts import causal_of, compute_device, first_not_finite
 from finetune.model.recomputing import recompute
+from finetune.model.routers import chosen_experts
 from finetune.model.scoring import Score, score
 from finetune.model.skeleton import refused
 
@@ -31,6 +32,7 @@ __all__ = [
     "bytes_by_dtype",
     "causal_losses",
     "causal_of",
+    "chosen_experts",
     "compute_device",
     "embed_on_host",
     "family_of",

@@ -72,6 +72,21 @@ class Run:
         return self.path / "loss.png"
 
     @property
+    def router(self) -> Path:
+        """How the routers of a mixture of experts share tokens out, before and after."""
+        return self.path / "router.json"
+
+    @property
+    def router_plot(self) -> Path:
+        """The same, drawn."""
+        return self.path / "router.png"
+
+    @property
+    def router_base(self) -> Path:
+        """What the base's routers chose on the rows of that report."""
+        return self.path / "router_base.safetensors"
+
+    @property
     def lock(self) -> Path:
         """Held by the one process that works in the folder."""
         return self.path / ".lock"

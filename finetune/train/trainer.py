@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trl import SFTTrainer
 
 from finetune.data import Example
 from finetune.errors import ArtifactError, TrainingStopped
+from finetune.experts.loads import LoadCounter, Loads, expert_blocks
 from finetune.model import (
     TokenLosses,
     causal_losses,
@@ -50,13 +52,17 @@ class ProvingTrainer(SFTTrainer):
             if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back
                 parameter.data = parameter.data.float()
         self.base_sha256 = frozen_sha256(self.model, self.processes.gather)
+        blocks = expert_blocks(self.model)
+        self.load_counter = LoadCounter(blocks) if blocks else None
+        self._auxiliary = torch.zeros((), device=compute_device(self.model))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Gives the mean loss of the learnt tokens, and keeps what is told of them."""
         assert not return_outputs, "nobody here asks for logits"
-        losses, auxiliary = self.losses(model, inputs)
+        with self.load_counter.counting(inputs["attention_mask"]) if self.load_counter else nullcontext():
+            losses, auxiliary = self.losses(model, inputs)
         count = len(losses.nll) if num_items_in_batch is None else num_items_in_batch
         told = self._metrics["train"]
         told["entropy"].append(losses.entropy.mean().item() if len(losses.nll) else 0.0)
@@ -67,9 +73,20 @@ class ProvingTrainer(SFTTrainer):
         loss = self.processes.size * losses.nll.sum() / torch.as_tensor(count).clamp(min=1)
         if auxiliary is None:
             return loss
-        told["aux_loss"].append(auxiliary.item())
-        steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-        return loss + self.router_aux_loss_coef * auxiliary / steps
+        share = inputs["attention_mask"].sum() / self._step_tokens
+        self._auxiliary += share * auxiliary.detach()
+        return loss + self.router_aux_loss_coef * self.processes.size * share * auxiliary
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Counts a step's tokens in all processes: a micro-batch's auxiliary loss weighs as much as its share of them.
+
+        In a plain mean one that is nearly all padding, or filler, would weigh as much as a full one.
+        """
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.aux_loss_enabled and batches:
+            tokens = torch.stack([batch["attention_mask"].sum() for batch in batches]).sum()
+            self._step_tokens = self.processes.add_up(tokens)
+        return batches, count
 
     def losses(self, model: Any, inputs: dict[str, Any]) -> tuple[TokenLosses, torch.Tensor | None]:
         """Gives the losses of the learnt tokens and, of a mixture of experts, how unevenly its routers choose.
@@ -85,10 +102,9 @@ class ProvingTrainer(SFTTrainer):
             losses = causal_losses(out.last_hidden_state, inputs["labels"], causal.lm_head)
         if not self.aux_loss_enabled:
             return losses, None
-        text = causal.config.get_text_config()
-        return losses, load_balancing_loss_func(
-            out.router_logits, text.num_experts, text.num_experts_per_tok, inputs["attention_mask"]
-        )
+        text, mask = causal.config.get_text_config(), inputs["attention_mask"]
+        mask = mask.where(mask.any(), 1)  # of filler rows alone: transformers would divide by no tokens; they weigh 0
+        return losses, load_balancing_loss_func(out.router_logits, text.num_experts, text.num_experts_per_tok, mask)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Runs one micro-batch forward and backward, and looks at what came out.
@@ -100,6 +116,21 @@ class ProvingTrainer(SFTTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._look_at(model, loss, rows)
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to a step's figures how its routers shared out the tokens of all processes, and the loss for that."""
+        if self.aux_loss_enabled and "loss" in logs:
+            logs["aux_loss"] = self.processes.add_up(self._auxiliary).item()
+            self._auxiliary.zero_()
+        if self.load_counter and "loss" in logs:
+            counted = Loads(self.processes.add_up(self.load_counter.take()).cpu())
+            skew = counted.skew
+            logs |= {
+                "router_skew": sum(skew) / len(skew),
+                "router_skew_max": max(skew),
+                "router_idle": sum(counted.idle),
+            }
+        super().log(logs, start_time)
 
     def gradients(self, kind: str) -> dict[str, bool]:
         """Tells of each trained parameter of a kind whether it has a gradient."""
@@ -201,7 +232,8 @@ def collate(batch: Sequence[dict[str, Any]], *, pad: int) -> dict[str, torch.Ten
     def padded(key: str, value: int) -> torch.Tensor:
         return torch.tensor([list(e[key]) + [value] * (longest - len(e[key])) for e in batch])
 
-    lengths = torch.tensor([len(example["input_ids"]) for example in batch])
+    # a filler row keeps its process company and tells nothing: none of its tokens counts
+    lengths = torch.tensor([len(example["input_ids"]) if example["index"] >= 0 else 0 for example in batch])
     return {
         "input_ids": padded("input_ids", pad),
         "labels": padded("labels", -100),

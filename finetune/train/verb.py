@@ -19,16 +19,17 @@ from finetune.hub import fetch, locate
 from finetune.model import save_adapter
 from finetune.plan import Plan, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
-from finetune.run import Entry, Run, anew, atomic, checkpoint, create, locked, manifest, metrics, resume
+from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, locked, manifest, metrics, resume
 from finetune.shape import is_shipped, read_shape
 from finetune.stopping import Stop
+from finetune.train import routers
 from finetune.train.assembly import assemble
 from finetune.train.contract import check, check_unedited, contract, versions
 from finetune.train.plot import draw_loss
 from finetune.train.processes import agree, join
 from finetune.train.proof import claims
 from finetune.train.readiness import look_once_more, memory_told
-from finetune.train.rehearsal import Rehearsal, memory_claims, rehearse
+from finetune.train.rehearsal import memory_claims, rehearse
 from finetune.train.trainer import ProvingTrainer
 from finetune.train.watching import Watcher
 
@@ -113,24 +114,25 @@ def train(
             trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say, cache, processes)
             rehearsal = rehearse(trainer, base, say)
             stop.idle = ""
-            _train_on(run, trainer, watcher, say)
+            _train_on(run, trainer, watcher, dataset, say)
         if watcher.stopped:
             stop.check(resume(run.path))
-        return dict(processes.from_first(processes.first and _prove(run, trainer, dataset, rehearsal, begun, began)))
+        found = [*memory_claims(trainer, rehearsal), *routers.report(run, trainer, dataset, say)]
+        return dict(processes.from_first(processes.first and _prove(run, trainer, dataset, found, begun, began)))
 
 
 def _prove(
     run: Run,
     trainer: ProvingTrainer,
     dataset: Dataset,
-    rehearsal: Rehearsal,
+    found: list[Claim],
     begun: dict[str, Any],
     began: float,
 ) -> dict[str, Any]:
     """Writes what was learnt, and adds the stage to the manifest with what was proven of it, which makes it so."""
     recipe, plan = trainer.recipe, trainer.plan
     artifact = _publish(run, plan, fetch(recipe.base, recipe.base_path, recipe.revision), trainer)
-    found = [*claims(run, recipe, plan, dataset, trainer, artifact), *memory_claims(trainer, rehearsal)]
+    found = [*claims(run, recipe, plan, dataset, trainer, artifact), *found]
     entry = Entry(
         stage="train",
         inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
@@ -193,7 +195,7 @@ def _facts(recipe: Recipe, plan: Plan, base: Path, dataset: Dataset, hardware: H
     }
 
 
-def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> None:
+def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, dataset: Dataset, say: Say) -> None:
     """Trains from the newest checkpoint that verifies, or from the start."""
     newest = checkpoint.newest_verified(run.checkpoints)
     for name, reason in newest.refused:
@@ -201,7 +203,9 @@ def _train_on(run: Run, trainer: ProvingTrainer, watcher: Watcher, say: Say) -> 
     if trainer.processes.first:
         metrics.rewind(run.metrics, newest.step if newest.path else -1)
     trainer.processes.gather(None)
-    if newest.path:
+    if newest.path is None:
+        routers.note_base(run, trainer, dataset)
+    else:
         say(f"resuming at step {newest.step} from {newest.path.name}")
     if newest.path and newest.step == trainer.plan.steps:  # killed between the last step and the adapter
         trainer.restore(newest.path)

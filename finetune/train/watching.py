@@ -18,7 +18,18 @@ from finetune.recipe import override
 from finetune.run import Run, metrics, resume
 from finetune.stopping import Stop
 
-KEPT = ("loss", "grad_norm", "learning_rate", "epoch", "mean_token_accuracy", "entropy")
+KEPT = (
+    "loss",
+    "aux_loss",
+    "grad_norm",
+    "learning_rate",
+    "epoch",
+    "mean_token_accuracy",
+    "entropy",
+    "router_skew",
+    "router_skew_max",
+    "router_idle",
+)
 
 
 class Watcher(TrainerCallback):

@@ -9,11 +9,10 @@ import torch
 from bitsandbytes import functional as bnb
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3_5MoeTextConfig
-from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeExperts, Qwen3_5MoeTopKRouter
+from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeExperts
 
 from finetune.experts import WEIGHTS, RoutedExperts
 from finetune.experts.layouts import from_each_expert, from_peft, to_each_expert, to_peft
-from finetune.experts.loads import Loads, loads, watched
 
 EXPERTS, HIDDEN, INTERMEDIATE, CHOSEN, RANK, SCALING = 8, 128, 64, 2, 3, 2.0
 
@@ -200,27 +199,3 @@ def test_each_expert_has_three_matrices_with_two_sides() -> None:
         "e.1.down_proj.lora_B.weight": (HIDDEN, RANK),
     }
     assert len(written) == 12
-
-
-def test_loads_are_counted_while_routers_are_watched_and_no_longer() -> None:
-    torch.manual_seed(0)
-    config = Qwen3_5MoeTextConfig(num_experts=EXPERTS, hidden_size=HIDDEN, num_experts_per_tok=CHOSEN)
-    routers = torch.nn.ModuleList(Qwen3_5MoeTopKRouter(config) for _ in range(2))
-    for router in routers:
-        torch.nn.init.normal_(router.weight)
-    hidden = torch.randn(50, HIDDEN)
-    with watched(routers) as counts:
-        chosen = [router(hidden)[2] for router in routers for _ in range(2)]
-    routers[0](hidden)
-    found = loads(counts)
-    expected = [torch.bincount(each.reshape(-1), minlength=EXPERTS) * 2 for each in chosen[::2]]
-    assert torch.equal(found.counts, torch.stack(expected))
-
-
-def test_skew_idle_experts_and_drift_are_told() -> None:
-    base = Loads(torch.tensor([[4, 4, 4, 4], [10, 0, 0, 0]]))
-    now = Loads(torch.tensor([[8, 4, 4, 0], [0, 0, 5, 5]]))
-    assert base.skew == [1.0, 4.0]
-    assert now.skew == [2.0, 2.0]
-    assert now.idle == [1, 2]
-    assert now.drift(base) == [0.25, 1.0]

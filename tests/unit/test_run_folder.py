@@ -89,6 +89,9 @@ def test_the_file_names_of_a_run_are_these() -> None:
         "weights": "weights",
         "checkpoints": "checkpoints",
         "plot": "loss.png",
+        "router": "router.json",
+        "router_plot": "router.png",
+        "router_base": "router_base.safetensors",
         "lock": ".lock",
     }
 

@@ -17,6 +17,7 @@ from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimiz
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
+from finetune.memory import REDUCED_AT_ONCE
 from finetune.train.processes import Processes
 from finetune.train.trainer import ProvingTrainer, _norm
 
@@ -33,7 +34,7 @@ def engine_settings(
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": micro_batch * accumulation * size,
         "gradient_clipping": max_grad_norm,  # DeepSpeed 0.19 would clip to 1.0 if nothing were said
-        "zero_optimization": {"stage": zero},
+        "zero_optimization": {"stage": zero, "reduce_bucket_size": REDUCED_AT_ONCE},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**62,
     }

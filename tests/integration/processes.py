@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed, multiprocessing
+
+PATIENCE_SECONDS = 300
+"""After which processes that have not ended are killed."""
 
 
 def in_processes(size: int, function: Callable[..., Any], *given: Any) -> list[Any]:
@@ -19,9 +23,18 @@ def in_processes(size: int, function: Callable[..., Any], *given: Any) -> list[A
         size: of the group.
         function: at the top of a module, so that a new process finds it.
         given: whatever torch can save.
+
+    Raises:
+        TimeoutError: they did not end.
     """
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_enter, (size, folder, function, given), nprocs=size)
+        context = multiprocessing.spawn(_enter, (size, folder, function, given), nprocs=size, join=False)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not context.join(timeout=max(0.0, deadline - time.monotonic())):
+            if time.monotonic() > deadline:
+                for process in context.processes:
+                    process.kill()
+                raise TimeoutError(f"{size} processes did not end in {PATIENCE_SECONDS} s")
         return [torch.load(Path(folder) / f"{place}.pt", weights_only=False) for place in range(size)]
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from finetune.experts.products import padding, trained_product
+from finetune.experts.products import trained_product
 from finetune.experts.routing import Groups
+from finetune.memory.mixture import padding
 
 
 class ExpertLora(nn.Module):
@@ -62,8 +63,9 @@ class ExpertLora(nn.Module):
         Returns:
             (rows, out), in the rows' dtype.
         """
-        held, pad = slice(first, first + len(groups.ends)), padding(self.rank, rows.dtype)
+        held, pad = slice(first, first + len(groups.ends)), padding(self.rank, rows.dtype.itemsize)
         inward = functional.pad(self.lora_A[held].to(rows.dtype), (0, 0, 0, pad))
         outward = functional.pad(self.lora_B[held].to(rows.dtype), (0, pad))
         dropped = functional.dropout(rows, self.dropout, self.training)
-        return trained_product(trained_product(dropped, inward, groups), outward, groups) * self.scaling
+        narrow = trained_product(dropped, inward, groups) * self.scaling  # here it is a copy of few numbers
+        return trained_product(narrow, outward, groups)

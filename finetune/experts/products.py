@@ -14,9 +14,6 @@ from torch.nn import functional
 
 from finetune.experts.routing import Groups
 
-ALIGNMENT = 16
-"""Bytes that a matrix's rows are a multiple of. Source: torch 2.13, ATen/native/GroupedMMUtils.h."""
-
 
 class Stack(Protocol):
     """One frozen weight of every expert, (experts, out, in), of which a few at a time can be had whole."""
@@ -59,11 +56,6 @@ def trained_product(rows: torch.Tensor, weights: torch.Tensor, groups: Groups) -
     return cast("torch.Tensor", _TrainedProduct.apply(rows, weights, groups))
 
 
-def padding(width: int, dtype: torch.dtype) -> int:
-    """Tells how many numbers a width lacks to be whole 16 bytes."""
-    return -width % (ALIGNMENT // dtype.itemsize)
-
-
 def _product(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """Multiplies with (experts, in, out)."""
     if not len(rows):
@@ -73,6 +65,9 @@ def _product(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> t
 
 def _in_turns(rows: torch.Tensor, stack: Stack, groups: Groups, *, transposed: bool) -> torch.Tensor:
     """Makes the weights of a few experts whole, multiplies, forgets them, and goes on to the next."""
+    if stack.at_once >= len(groups.ends):
+        weights = stack.whole(0, len(groups.ends))
+        return _product(rows, weights if transposed else weights.mT, groups.ends)
     out = rows.new_empty(len(rows), stack.in_features if transposed else stack.out_features)
     num_experts = len(groups.ends)
     for first in range(0, num_experts, stack.at_once):

@@ -129,4 +129,4 @@ class RoutedExperts(nn.Module):
 
     def _linear(self, stack: Stack, lora: ExpertLora | None, rows: torch.Tensor, groups: Groups) -> torch.Tensor:
         out = frozen_product(rows, stack, groups)
-        return out if lora is None or not self.adapted else out + lora(rows, groups, self.first)
+        return out if lora is None or not self.adapted else out.add_(lora(rows, groups, self.first))

@@ -14,6 +14,9 @@ from typing import Any, cast
 import torch
 from torch.autograd.function import once_differentiable
 
+MOST_TURNS = 16
+"""In which rows are added up, however few they are."""
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -88,9 +91,30 @@ def _take(hidden: torch.Tensor, order: torch.Tensor, chosen: int) -> torch.Tenso
 
 
 def _add_up(rows: torch.Tensor, order: torch.Tensor, tokens: int, chosen: int) -> torch.Tensor:
-    make = torch.empty if len(order) == tokens * chosen else torch.zeros
-    places = make(tokens * chosen, rows.shape[1], dtype=rows.dtype, device=rows.device)
-    return places.index_copy_(0, order, rows).view(tokens, chosen, rows.shape[1]).sum(1)
+    if len(order) == tokens * chosen:
+        places = rows.new_empty(tokens * chosen, rows.shape[1])
+        return places.index_copy_(0, order, rows).view(tokens, chosen, rows.shape[1]).sum(1)
+    return _add_up_some(rows, order, tokens, chosen)
+
+
+def _add_up_some(rows: torch.Tensor, order: torch.Tensor, tokens: int, chosen: int) -> torch.Tensor:
+    """Adds up the rows of some places, as many tokens at a time as hold no more places than there are rows.
+
+    Most choices of the tokens of several processes are for experts elsewhere: places for all of them would be many
+    times the rows.
+    """
+    at_once = max(len(order) // chosen, -(-tokens // MOST_TURNS))
+    starts = list(range(0, tokens, at_once))
+    order, by_token = order.sort()
+    edges = torch.tensor([*starts, tokens], device=order.device) * chosen
+    bounds = torch.searchsorted(order, edges).tolist()
+    summed = rows.new_empty(tokens, rows.shape[1])
+    for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
+        out = summed[start : start + at_once]
+        places = rows.new_zeros(len(out) * chosen, rows.shape[1])
+        places.index_copy_(0, order[first:last] - start * chosen, rows.index_select(0, by_token[first:last]))
+        torch.sum(places.view(len(out), chosen, rows.shape[1]), 1, out=out)
+    return summed
 
 
 class _Take(torch.autograd.Function):

@@ -12,7 +12,7 @@ import torch
 from bitsandbytes import functional as bnb
 from torch import nn
 
-from finetune.memory.budget import WHOLE_BYTES
+from finetune.memory.mixture import experts_at_once
 from finetune.memory.weights import BLOCK, NESTED_BLOCK
 
 
@@ -66,7 +66,7 @@ class NF4Stack(nn.Module):
         size = out * into
         assert size % BLOCK == 0, f"an expert of {out} x {into} is no whole number of blocks"
         self.out_features, self.in_features, self.dtype = out, into, dtype
-        self.at_once = max(1, min(experts, WHOLE_BYTES // (size * dtype.itemsize)))
+        self.at_once = experts_at_once(experts, size, dtype.itemsize)
         blocks = size // BLOCK
         shapes = {"packed": (size // 2,), "scales": (blocks,), "nested": (-(-blocks // NESTED_BLOCK),), "offset": ()}
         for name, shape in shapes.items():

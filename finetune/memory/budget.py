@@ -10,6 +10,7 @@ from finetune.levers import Levers, Optimizer
 from finetune.memory.adapters import TRAINED_BYTES
 from finetune.memory.layers import layer_moments
 from finetune.memory.loss import loss_moments
+from finetune.memory.sharing import Shared, shared
 from finetune.memory.variants import Moment
 from finetune.memory.weights import WeightCounts, weight_parts
 from finetune.memory.widths import Widths
@@ -19,9 +20,6 @@ FRAGMENTATION = 0.03
 
 WORKSPACE_BYTES = int(0.15 * 2**30)
 """What cuBLAS and the allocator keep beside. A guess until the GPU benchmark replaces it."""
-
-WHOLE_BYTES = 128 * 2**20
-"""Of routed experts in NF4, made whole at one time for their products: a dozen and more of the 35B-A3B's."""
 
 ROTARY_SHARE = 0.25
 """Of each attention head that turns with the position. Source: partial_rotary_factor of the published configs."""
@@ -55,6 +53,8 @@ class Job:
     convolution: bool = True
     """Whether causal_conv1d runs the convolution before Gated DeltaNet's rule."""
     dora: bool = False
+    expert_rank: int = 0
+    """Of the adapters of each routed expert; 0 where they have none."""
     processes: int = 1
     """That share a step's examples."""
     zero: int = 0
@@ -95,22 +95,30 @@ class Budget:
         return max(self.moments, key=lambda name: self.moments[name])
 
 
-def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
-    """Adds up a job's bytes for micro-batches of so many examples, each as long as the longest."""
-    static, moved = _static(job, levers)
+def budget(job: Job, levers: Levers, micro_batch: int, *, accumulates: bool = True) -> Budget:
+    """Adds up a job's bytes for micro-batches of so many examples, each as long as the longest.
+
+    Args:
+        job: what is asked of the device.
+        levers: as they are set.
+        micro_batch: examples of one.
+        accumulates: whether a step has several of them.
+    """
+    sharing = shared(job.num_trained, processes=job.processes, zero=job.zero, accumulates=accumulates)
+    static, moved = _static(job, levers, sharing)
     held = sum(static.values())
     tokens = micro_batch * job.length
     inputs, offloaded = _inputs(job, levers, tokens)
     coming: dict[str, dict[str, int]] = {}
     for name, size in _loss(job, levers, tokens).items():
-        coming[name] = {"inputs to recompute from": inputs, "loss": size}
+        coming[name] = {"inputs to recompute from": inputs, "loss": size} | sharing.backward
     for moment in _layer_moments(job, levers):
         tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4)
         coming[moment.name] = {
             "inputs to recompute from": inputs,
             "activations of one layer": tensors,
-            "matrices made meanwhile": matrix + _whole_experts(job) * ("routed experts" in moment.name),
-        }
+            "matrices made meanwhile": matrix,
+        } | sharing.backward
         if job.expert > 1:
             coming[moment.name]["tokens of other processes"] = _gathered(job, tokens)
         if job.full and job.widths.tied:  # the head's share of the gradient waits for the embedding's
@@ -119,7 +127,9 @@ def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
         coming["embedding: backward"] = {"vocabulary's gradient": _vocabulary_gradient(job) * (1 + job.widths.tied)}
     if job.scored_length > job.length:
         coming["held-out example: scored"] = {"activations of one layer": _scored(job)}
-    coming["optimizer step"] = {"optimizer's temporaries": TRAINED_BYTES * job.num_trained}
+    if sharing.added_up:
+        coming["gradients: added up"] = dict(sharing.added_up)
+    coming["optimizer step"] = {"optimizer's temporaries": sharing.step}
     moments = {}
     for name, parts in coming.items():
         parts["gaps between blocks"] = round(FRAGMENTATION * sum(parts.values())) + WORKSPACE_BYTES * job.cuda
@@ -129,7 +139,7 @@ def budget(job: Job, levers: Levers, micro_batch: int) -> Budget:
     return Budget(parts, held, moments, _host(job, levers, offloaded, moved, moments[worst]))
 
 
-def _static(job: Job, levers: Levers) -> tuple[dict[str, int], int]:
+def _static(job: Job, levers: Levers, sharing: Shared) -> tuple[dict[str, int], int]:
     """What stays on the device, and how much of the optimizer's states can leave it."""
     trained = job.num_trained
     states, moved = job.states[levers.optimizer]
@@ -139,8 +149,8 @@ def _static(job: Job, levers: Levers) -> tuple[dict[str, int], int]:
         parts = {"trained weights": TRAINED_BYTES * trained}
     else:
         parts["adapters"] = TRAINED_BYTES * trained
-    shared = job.processes if job.zero else 1
-    parts |= {"gradients": TRAINED_BYTES * trained, "optimizer states": -(-states // shared)}
+    among = job.processes if job.zero else 1
+    parts |= sharing.held | {"optimizer states": -(-states // among)}
     if job.cuda:
         parts["CUDA context"] = CONTEXT_BYTES
     return {name: size for name, size in parts.items() if size}, moved
@@ -156,11 +166,6 @@ def _inputs(job: Job, levers: Levers, tokens: int) -> tuple[int, int]:
     return 2 * each + rotary, pieces * each  # the one in use, and the one on its way
 
 
-def _whole_experts(job: Job) -> int:
-    """Routed experts made whole for a product, with a float32 maximum for every block of 64 weights."""
-    return WHOLE_BYTES + WHOLE_BYTES // job.e * 4 // 64 if job.nf4 and job.widths.num_experts else 0
-
-
 def _gathered(job: Job, tokens: int) -> int:
     """What each layer keeps of the tokens of all processes that share its experts: states, choices, their weights."""
     widths = job.widths
@@ -174,7 +179,7 @@ def _vocabulary_gradient(job: Job) -> int:
 
 def _layer_moments(job: Job, levers: Levers) -> list[Moment]:
     return layer_moments(
-        job.widths,
+        replace(job.widths, num_experts=job.widths.num_experts // job.expert),
         e=job.e,
         rank=job.rank,
         dropout=job.dropout,
@@ -182,6 +187,7 @@ def _layer_moments(job: Job, levers: Levers) -> list[Moment]:
         recompute=levers.recompute,
         convolution=job.convolution,
         dora=job.dora,
+        expert_rank=job.expert_rank,
     )
 
 

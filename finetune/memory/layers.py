@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from finetune.levers import Recompute
+from finetune.memory.mixture import routed_moments, transformers_routed_moments
 from finetune.memory.variants import Mixer, Moment, with_dora, with_dropout, with_trained_weights
 from finetune.memory.widths import Widths
 
@@ -29,6 +30,7 @@ def layer_moments(
     recompute: Recompute,
     convolution: bool = True,
     dora: bool = False,
+    expert_rank: int = 0,
 ) -> list[Moment]:
     """Lists the moments that may be the peak of one layer's backward.
 
@@ -41,11 +43,12 @@ def layer_moments(
         recompute: whether a layer's two halves are alive together.
         convolution: whether causal_conv1d runs the convolution before the rule; torch's saves its output too.
         dora: whether the adapters are DoRA's.
+        expert_rank: of the adapters of each routed expert; 0 where they have none.
 
     Returns:
         The moments; none counts the inputs that the halves are recomputed from.
     """
-    feed_forward = _feed_forward(widths, e, rank)
+    feed_forward = _feed_forward(widths, e, rank, expert_rank, dropout and expert_rank > 0)
     mixers = []
     if widths.num_linear_layers:
         mixers.append(_gated_delta_net(widths, e, rank, kernels, convolution))
@@ -74,7 +77,7 @@ def _norm(widths: Widths, e: int) -> int:
     return 4 * widths.hidden + 4 + e * widths.hidden
 
 
-def _feed_forward(widths: Widths, e: int, rank: int) -> list[Moment]:
+def _feed_forward(widths: Widths, e: int, rank: int, expert_rank: int, dropout: bool) -> list[Moment]:
     """The dense feed-forward, or router, routed experts and shared expert."""
     gradient = e * widths.hidden
     around = _norm(widths, e) + gradient + 2 * e * rank
@@ -86,11 +89,9 @@ def _feed_forward(widths: Widths, e: int, rank: int) -> list[Moment]:
             # and the sum of both, or the product taken apart again
             Moment("feed-forward: product backward", around + 6 * wide),
         ]
-    routed = widths.experts_per_token * e
-    saved = 4 * wide + 4 * widths.num_experts + 2 * e * widths.hidden
-    experts = routed * (2 * widths.expert + widths.expert + widths.hidden)  # gate_up, silu, down
-    scattered = 3 * routed * widths.hidden  # the rows' gradients: gathered, zeros, scattered
-    return [Moment("routed experts: gradients of the rows", around + saved + experts + scattered)]
+    if not rank:
+        return transformers_routed_moments(widths, e=e, around=around)
+    return routed_moments(widths, e=e, around=around, expert_rank=expert_rank, dropout=dropout)
 
 
 def _attention(widths: Widths, e: int, rank: int) -> Mixer:

@@ -87,6 +87,7 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         rank=0 if recipe.method == "full" else recipe.lora.rank,
         dropout=recipe.lora.dropout > 0,
         dora=recipe.lora.dora,
+        expert_rank=expert_rank(recipe, shape),
         nf4=recipe.method == "qlora",
         e=DTYPE_BYTES[hardware.device],
         kernels=hardware.rule_kernel and hardware.device == "cuda",

@@ -13,6 +13,7 @@ from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeExper
 
 from finetune.experts import WEIGHTS, RoutedExperts
 from finetune.experts.layouts import from_each_expert, from_peft, to_each_expert, to_peft
+from finetune.experts.routing import add_up
 
 EXPERTS, HIDDEN, INTERMEDIATE, CHOSEN, RANK, SCALING = 8, 128, 64, 2, 3, 2.0
 
@@ -69,6 +70,14 @@ def routed(tokens: int, num_experts: int = EXPERTS) -> tuple[torch.Tensor, torch
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
     """Largest difference, as a share of the largest number."""
     return ((one - other).abs().max() / other.abs().max()).item()
+
+
+@pytest.mark.parametrize("num_rows", [0, 3, 37, 255, 256])
+def test_rows_are_added_up_whatever_share_of_the_places_is_here(num_rows: int) -> None:
+    torch.manual_seed(0)
+    places, rows = torch.randperm(64 * 4)[:num_rows], torch.randn(num_rows, 5)
+    every = torch.zeros(64 * 4, 5).index_copy(0, places, rows).view(64, 4, 5)
+    assert torch.equal(add_up(rows, places, 64, 4), every.sum(1))
 
 
 @pytest.mark.parametrize("nf4", [False, True], ids=["plain", "nf4"])

@@ -2,8 +2,8 @@
 
     scripts/prove simulate [--alive]
 
-Runs transformers' own code under torch's FakeTensorMode, PEFT's adapters around it and finetune's levers in it, watches
-every storage, and compares the peak with the arithmetic of finetune.memory. Prints a table in Markdown.
+Runs transformers' own code under torch's FakeTensorMode, PEFT's adapters around it, finetune's experts and levers in
+it, watches every storage, and compares the peak with the arithmetic of finetune.memory. Prints a table in Markdown.
 """
 
 from __future__ import annotations

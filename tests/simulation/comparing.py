@@ -44,6 +44,7 @@ def compare_layer(setting: Setting, kind: str) -> Pair:
         recompute=setting.levers.recompute,
         convolution=setting.convolution,
         dora=setting.dora,
+        expert_rank=setting.expert_rank,
     )
     tokens = setting.tokens * setting.micro_batch
     halves = setting.levers.recompute == "halves"
@@ -92,6 +93,7 @@ def job_of(setting: Setting) -> Job:
         kernels=setting.kernels,
         convolution=setting.convolution,
         dora=setting.dora,
+        expert_rank=setting.expert_rank,
         cuda=False,
         length=setting.tokens,
     )

@@ -16,6 +16,7 @@ import bitsandbytes as bnb
 import torch
 from torch import nn
 
+from finetune.experts.routing import Groups
 from finetune.model.head import NF4Head
 
 CHUNK = 64
@@ -182,6 +183,29 @@ def dequantised_module(module: Any) -> torch.Tensor:
 def restore_nf4_tile(head: NF4Head, start: int, out: torch.Tensor) -> None:
     """finetune.model.head.NF4Head on CUDA, where bitsandbytes fills the tile that it is given."""
     out.new_empty(out.numel() // 64, dtype=torch.float32)
+
+
+def sort_rows_evenly(index: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, Groups]:
+    """finetune.experts.routing.sort_rows, when every expert is chosen as often as every other."""
+    flat = index.reshape(-1)
+    groups = Groups.counted(flat.new_empty(num_experts))
+    groups.__dict__["bounds"] = [len(flat) * expert // num_experts for expert in range(num_experts + 1)]
+    return torch.argsort(flat, stable=True), groups
+
+
+def code(kind: str, device: torch.device) -> torch.Tensor:
+    """finetune.experts.stacks, which keeps its tables for ever; these must not outlive the simulation."""
+    return torch.empty({"nf4": 16, "dynamic": 256}[kind], device=device)
+
+
+class Functional:
+    """What finetune.experts.lora asks of torch.nn.functional, dropout as CUDA does it."""
+
+    pad = staticmethod(nn.functional.pad)
+
+    @staticmethod
+    def dropout(x: torch.Tensor, share: float, training: bool) -> torch.Tensor:
+        return torch.native_dropout(x, share, training)[0] if share else x
 
 
 def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

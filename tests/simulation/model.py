@@ -1,4 +1,4 @@
-"""Builds four real decoder layers of transformers, with PEFT's adapters, on tensors without data."""
+"""Builds four real decoder layers, with PEFT's adapters and our routed experts, on tensors without data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_5 import modeling_qwen3_5
 from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
 
+from finetune.experts import lora as expert_lora
+from finetune.experts import routed, stacks
 from finetune.levers import Levers
 from finetune.memory import Widths, read_widths
 from finetune.model import head, losses
 from finetune.model.adapter import keep_bfloat16
+from finetune.model.experts import add_expert_adapters, replace_experts
 from finetune.shape import FAMILY_MODULES, read_shape
 from simulation import kernels
 
@@ -54,6 +57,11 @@ class Setting:
     micro_batch: int = 1
 
     @property
+    def expert_rank(self) -> int:
+        """Of the adapters of the routed experts; 0 for a base without any."""
+        return -(-self.rank // self.widths.experts_per_token) if self.widths.num_experts else 0
+
+    @property
     def widths(self) -> Widths:
         """Of the whole base."""
         return read_widths(read_shape(self.base, None))
@@ -66,6 +74,9 @@ def on_cuda(setting: Setting) -> Iterator[None]:
         (dora, "dequantize_module_weight", kernels.dequantised_module),
         (head.NF4Head, "_restore_tile", kernels.restore_nf4_tile),
         (losses, "_add_product", kernels.add_product),
+        (routed, "sort_rows", kernels.sort_rows_evenly),
+        (stacks, "_code", kernels.code),
+        (expert_lora, "functional", kernels.Functional),
     ]
     for module in (modeling_qwen3_5, modeling_qwen3_5_moe):
         if setting.kernels:
@@ -99,6 +110,7 @@ def build(setting: Setting) -> Any:
                 setattr(model.get_submodule(parent), leaf, kernels.Linear4bit(module))
         model.is_loaded_in_4bit = setting.nf4
         if setting.rank:
+            replace_experts(model, nf4=setting.nf4, dtype=torch.bfloat16, device=torch.device("meta"))
             targets = [module for _, modules in FAMILY_MODULES.values() for module in modules]
             lora = LoraConfig(
                 task_type="CAUSAL_LM",
@@ -108,6 +120,8 @@ def build(setting: Setting) -> Any:
                 use_dora=setting.dora,
             )
             model = get_peft_model(model, lora).get_base_model()
+            if rank := setting.expert_rank:
+                add_expert_adapters(model, lora, rank=rank, alpha=rank, dropout=setting.dropout)
             keep_bfloat16(model)
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and setting.dropout:

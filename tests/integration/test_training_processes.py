@@ -101,6 +101,18 @@ def test_experts_spread_over_two_processes_learn_what_one_learns(folder: Folder)
     assert apart(alone, spread) < 2e-3
 
 
+def test_routers_are_counted_over_all_processes_and_a_filler_row_is_not(folder: Folder) -> None:
+    alone, spread = folder.run("alone"), folder.run("spread")
+    for key in ("router_skew", "router_skew_max", "router_idle"):
+        told = [[record[key] for record in records(run) if "loss" in record] for run in (alone, spread)]
+        # a choice in a thousand may fall otherwise where two experts are as good: sums come in another order
+        assert told[1] == pytest.approx(told[0], rel=0.01)
+    one, two = (json.loads((run / "router.json").read_text()) for run in (alone, spread))
+    assert one["rows"] == two["rows"]
+    for key in ("rerouted", "load_drift"):
+        assert two["summary"][key] == pytest.approx(one["summary"][key], abs=0.01)
+
+
 def test_the_same_processes_resume_bit_for_bit(folder: Folder) -> None:
     run = rewound(folder, "spread", "again")
     folder.train(2, "--resume", str(run))

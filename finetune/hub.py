@@ -52,11 +52,24 @@ def fetch(base: str, base_path: Path | None, revision: str | None) -> Path:
     found = locate(base, base_path, revision)
     if found is not None:
         return found
+    return _download(base, revision, WANTED)
+
+
+def fetch_config(base: str, revision: str | None) -> Path:
+    """Downloads a base's config.json alone, which says whether the rest is wanted; gives the folder that it is in.
+
+    Raises:
+        OutsideError: the Hub cannot be reached, or does not give the base out.
+    """
+    return _download(base, revision, ["config.json"])
+
+
+def _download(base: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(base, revision=revision, allow_patterns=WANTED))
+        return Path(snapshot_download(base, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise OutsideError(
             f"{base} cannot be downloaded",

@@ -1,7 +1,7 @@
 """Floor 3: what follows from a recipe on a machine, decided by arithmetic and written down."""
 
 from finetune.plan.candidates import Candidate, Room
-from finetune.plan.deciding import decide, room_of
+from finetune.plan.deciding import check_family, decide, room_of
 from finetune.plan.explaining import Rejected, explain, in_short
 from finetune.plan.making import check_fits, make_plan
 from finetune.plan.record import Choices, Plan, levers_of, read_plan
@@ -16,6 +16,7 @@ __all__ = [
     "Plan",
     "Rejected",
     "Room",
+    "check_family",
     "check_fits",
     "decide",
     "explain",

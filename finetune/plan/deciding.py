@@ -27,17 +27,17 @@ def decide(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
     Raises:
         ArtifactError, RecipeError: as `make_plan`.
     """
-    _check_family(recipe, shape)
+    check_family(recipe, shape.source, shape.model_type)
     targets(recipe, shape)
     check_rules(recipe, shape, hardware)
     room = room_of(recipe, hardware)
-    found = candidates(recipe, job_of(recipe, shape, hardware, counts), room, counts)
+    found = candidates(recipe, job_of(recipe, shape, hardware, counts), room, counts, hardware)
     return best(found, room), found
 
 
 def room_of(recipe: Recipe, hardware: Hardware) -> Room:
-    """Says how many bytes there are; a machine that was only wished for has a host that is large enough."""
-    host = int(HOST_SHARE * hardware.host_bytes)
+    """Says how many bytes a process has; a machine that was only wished for has a host that is large enough."""
+    host = int(HOST_SHARE * hardware.host_bytes) // hardware.on_each
     if hardware.device == "cpu":
         return Room(host, 2 * host, None)
     spare = int(recipe.memory.spare * 2**30)
@@ -66,12 +66,17 @@ def targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
     return linears
 
 
-def _check_family(recipe: Recipe, shape: ModelShape) -> None:
-    if shape.model_type not in MODEL_TYPES:
+def check_family(recipe: Recipe, base: str, model_type: str) -> None:
+    """Refuses a base of another family.
+
+    Raises:
+        ArtifactError: it is one.
+    """
+    if model_type not in MODEL_TYPES:
         raise ArtifactError(
-            f"{shape.source} is not a Qwen3.5 or Qwen3.6",
+            f"{base} is not a Qwen3.5 or Qwen3.6",
             where=recipe.where("base"),
-            why=f"its model_type is {shape.model_type}; known are {', '.join(MODEL_TYPES)}",
+            why=f"its model_type is {model_type}; known are {', '.join(MODEL_TYPES)}",
             fix=" ".join(map(override, other_base(recipe))),
         )
 
@@ -95,8 +100,8 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         cuda=hardware.device == "cuda",
         length=min(counts.longest or recipe.data.max_length, recipe.data.max_length),
         processes=hardware.processes,
-        zero=recipe.parallel.zero,
-        expert=recipe.parallel.expert,
+        zero=recipe.parallel.zero or 0,
+        expert=recipe.parallel.expert or 1,
         scored_length=min(counts.longest_held_out or 0, recipe.data.max_length),
     )
 
@@ -112,8 +117,9 @@ def expert_rank(recipe: Recipe, shape: ModelShape) -> int:
 
 
 def trained_shapes(recipe: Recipe, shape: ModelShape, linears: list[Linear]) -> list[tuple[int, ...]]:
-    """Lists the shapes of the trained tensors: of adapters, with DoRA's lengths of rows, or of every text weight."""
+    """Lists the shapes of the trained tensors: of adapters, DoRA's lengths of rows and routers, or of every weight."""
     if recipe.method == "full":
         return [dims for name, dims in shape.parameters.items() if is_text(name)]
     adapters = adapter_shapes(linears, recipe.lora.rank, expert_rank(recipe, shape))
-    return adapters + [(linear.shape[0],) for linear in linears if recipe.lora.dora]
+    routers = shape.routers if recipe.lora.router else []
+    return adapters + [(linear.shape[0],) for linear in linears if recipe.lora.dora] + routers

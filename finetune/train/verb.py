@@ -12,12 +12,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.architecture import read_model_type
 from finetune.data import Dataset, count_rows, prepare
 from finetune.errors import ArtifactError, DoesNotFit, OutsideError
 from finetune.hardware import Hardware, detect
-from finetune.hub import fetch, locate
+from finetune.hub import fetch, fetch_config, locate
 from finetune.model import save_adapter
-from finetune.plan import Plan, check_fits, make_plan, read_plan
+from finetune.plan import Plan, check_family, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
 from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, locked, manifest, metrics, resume
 from finetune.shape import is_shipped, read_shape
@@ -49,9 +50,8 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     """
     _check_trackers(recipe)
     hardware = detect()
-    if locate(recipe.base, recipe.base_path, recipe.revision) is None and is_shipped(recipe.base):
-        # by rows and shapes alone, so that what cannot fit is not downloaded
-        check_fits(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)), recipe)
+    if locate(recipe.base, recipe.base_path, recipe.revision) is None:
+        _check_before_download(recipe, hardware)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     dataset = prepare(recipe, base)
     plan = make_plan(recipe, read_shape(recipe.base, base), hardware, dataset.counts)
@@ -66,6 +66,14 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     run = Run(processes.from_first(made))
     stop.idle = resume(run.path)
     return run, dataset
+
+
+def _check_before_download(recipe: Recipe, hardware: Hardware) -> None:
+    """Refuses what cannot fit, by rows and shapes alone, or, where shapes are not shipped, what is another family."""
+    if is_shipped(recipe.base):
+        check_fits(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)), recipe)
+    else:
+        check_family(recipe, recipe.base, read_model_type(fetch_config(recipe.base, recipe.revision)))
 
 
 def train(

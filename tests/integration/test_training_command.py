@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,3 +79,20 @@ def test_a_cache_serves_the_next_start_and_changes_no_bit(recipe: Path, capsys: 
     assert (kept / "cache.json").is_file()
     first, second = ((runs / f"small-000{n}" / "adapter" / "adapter_model.safetensors").read_bytes() for n in (1, 2))
     assert first == second
+
+
+def test_of_a_base_of_another_family_only_the_config_is_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("base: someone/llama\ndata: {train: rows.jsonl}\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
+    cached = tmp_path / "hub" / "models--someone--llama"
+    snapshot = cached / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "llama"}')
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "finetune", "train", "r.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == 6, done.stderr
+    assert "someone/llama is not a Qwen3.5 or Qwen3.6" in done.stderr
+    assert "its model_type is llama" in done.stderr

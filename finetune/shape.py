@@ -75,6 +75,11 @@ class ModelShape:
         """Weights of routed experts, stored fused in three dimensions."""
         return sum(math.prod(s) for name, s in self.parameters.items() if is_text(name) and ".mlp.experts." in name)
 
+    @property
+    def routers(self) -> list[tuple[int, ...]]:
+        """Shapes of the routers of the text model, (experts, hidden) each; none of a dense one."""
+        return [shape for name, shape in self.parameters.items() if is_text(name) and name.endswith(".mlp.gate.weight")]
+
     def linears(self, families: tuple[str, ...]) -> list[Linear]:
         """Lists the linear layers of the given families, in the order of the layers."""
         found = []

@@ -39,6 +39,9 @@ from finetune.plan import Plan
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
+ROUTER = "mlp.gate"
+"""Ends the name of a router. PEFT keeps a trained one whole, in a copy beside the base's (`modules_to_save`)."""
+
 
 def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
     """Wraps the model with fresh adapters.
@@ -53,6 +56,7 @@ def add_adapter(model: Any, plan: Plan, *, dropout: float, seed: int) -> Any:
         lora_alpha=plan.alpha,
         lora_dropout=dropout,
         target_modules=list(plan.target_modules) or DUMMY_TARGET_MODULES,
+        modules_to_save=[ROUTER] if plan.num_routers else None,
         bias="none",
         use_dora=plan.variant == "dora",
         use_rslora=plan.variant == "rslora",
@@ -92,11 +96,13 @@ def check_targets(model: Any, plan: Plan) -> None:
     ends = ("lora_A.default.weight", "_lora.lora_A")  # of PEFT's and of the routed experts'
     got = Counter(family_of(name) for name in dict(model.named_parameters()) if name.endswith(ends))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if dict(got) != plan.num_targets or trainable != plan.trainable_parameters:
+    routers = sum(family_of(name) == "router" and p.requires_grad for name, p in model.named_parameters())
+    wanted = (plan.num_targets, plan.num_routers, plan.trainable_parameters)
+    if (dict(got), routers, trainable) != wanted:
         raise TrainingStopped(
             "the adapters are not those of the plan",
-            why=f"planned {plan.num_targets} with {plan.trainable_parameters:,} parameters, "
-            f"got {dict(got)} with {trainable:,}",
+            why=f"planned {plan.num_targets} and {plan.num_routers} routers with {plan.trainable_parameters:,} "
+            f"parameters, got {dict(got)} and {routers} with {trainable:,}",
         )
 
 
@@ -106,6 +112,7 @@ def family_of(name: str) -> str:
         (".linear_attn.", "linear_attention"),
         (".self_attn.", "attention"),
         (".mlp.experts.", "experts"),
+        (f".{ROUTER}.", "router"),
         (".mlp.", "mlp"),
         ("embed_tokens.", "embeddings"),
         ("lm_head.", "lm_head"),
@@ -159,7 +166,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
         raise ArtifactError("the adapter cannot be loaded", where=str(folder), why=str(error).splitlines()[0]) from None
     wrapped.requires_grad_(False)
     placed = adapter_tensors(wrapped)
-    if placed.keys() != saved.keys() or any(not torch.equal(placed[n].float(), saved[n].float()) for n in saved):
+    if placed.keys() != saved.keys() or any(not torch.equal(t, saved[n].to(t.dtype)) for n, t in placed.items()):
         raise ArtifactError("the adapter is not of this base", where=str(folder), why="its tensors found no place")
     return wrapped
 

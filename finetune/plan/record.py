@@ -52,6 +52,8 @@ class Plan:
     """Of each routed expert's adapter; 0 where they have none."""
     expert_alpha: float
     """Which gives their adapters the scale of all others."""
+    num_routers: int
+    """That are trained beside the adapters, whole."""
     trainable_parameters: int
     total_parameters: int
     """Of the text model; vision and multi-token prediction are not loaded."""

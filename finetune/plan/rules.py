@@ -107,10 +107,22 @@ def _no_adapter(case: Case) -> Iterator[Refusal]:
         ("lora.dora", lora.dora, "false"),
         ("lora.rslora", lora.rslora, "false"),
         ("lora.dropout", lora.dropout > 0, "0.0"),
+        ("lora.router", lora.router, "false"),
     ):
         if case.full and wished:
             why = "method full trains the weights themselves, and there is no adapter to apply it to"
             yield Refusal(key, f"method full has no adapter for {key}", why, (f"{key}={plain}",))
+
+
+def _router(case: Case) -> Iterator[Refusal]:
+    recipe = case.recipe
+    trained = case.widths.num_experts and (case.full or recipe.lora.router)
+    if recipe.lora.router and not case.widths.num_experts and not case.full:
+        yield Refusal("lora.router", "there are no routers to train", "the base is dense", ("lora.router=false",))
+    if recipe.train.router_aux_loss_coef is not None and not trained:
+        why = "the routers are frozen" if case.widths.num_experts else "the base is dense"
+        what = "the auxiliary loss has nothing to even out"
+        yield Refusal("train.router_aux_loss_coef", what, why, ("train.router_aux_loss_coef=null",))
 
 
 def _full_mixture(case: Case) -> Iterator[Refusal]:
@@ -239,6 +251,7 @@ RULES: tuple[Rule, ...] = (
     _packing,
     _dora,
     _no_adapter,
+    _router,
     _full_mixture,
     _rank,
     _vocabulary,

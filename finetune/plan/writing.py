@@ -93,6 +93,7 @@ def _adapters(recipe: Recipe, shape: ModelShape) -> dict[str, Any]:
         "alpha": alpha,
         "variant": "dora" if lora.dora else "rslora" if lora.rslora else "",
         "expert_rank": expert_rank(recipe, shape),
+        "num_routers": len(shape.routers) if recipe.lora.router and recipe.method != "full" else 0,
         "expert_alpha": alpha * (math.sqrt(share) if lora.rslora else share),
     }
 

@@ -61,6 +61,8 @@ SAME = {
     "use_dora": "lora.dora",
     "peft_use_rslora": "lora.rslora",
     "use_rslora": "lora.rslora",
+    "moe_aux_loss_coef": "train.router_aux_loss_coef",
+    "moe_aux_loss_coeff": "train.router_aux_loss_coef",
     "eval_sample_packing": "data.packing",
     "sample_packing": "data.packing",
     "optim": "memory.optimizer",

@@ -84,6 +84,8 @@ class Lora(Section):
     """Families of linear layers that get an adapter; by default all that the base has."""
     expert_rank: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
     """Rank of each routed expert's adapter. Default: `rank` over the experts that a token goes to."""
+    router: Flag = False
+    """Train the routers too, whole; saved in the adapter, and kept even by `train.router_aux_loss_coef`."""
     dora: Flag = False
     """Train the length of each weight row beside the adapter (DoRA); slower, and holds more memory."""
     rslora: Flag = False
@@ -109,6 +111,8 @@ class Train(Section):
     """AdamW's decoupled weight decay."""
     max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
+    router_aux_loss_coef: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = None
+    """Weight of the loss that is least where trained routers use all experts alike. Default: the base's own, 0.001."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 42
     """Order of the rows, initial adapters and dropout follow from it."""
     save_every: Count | None = None

@@ -111,7 +111,7 @@ def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
         weight_decay=recipe.train.weight_decay,
         max_grad_norm=recipe.train.max_grad_norm,
         # the auxiliary loss evens out what routers choose; frozen ones would only hand it down to the layers before
-        router_aux_loss_coef=None if plan.method == "full" else 0.0,
+        router_aux_loss_coef=recipe.train.router_aux_loss_coef if plan.method == "full" or plan.num_routers else 0.0,
         optim=OPTIMIZERS[plan.choices.optimizer],
         seed=recipe.train.seed,
         bf16=cuda,

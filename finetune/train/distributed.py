@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
 from finetune.memory import REDUCED_AT_ONCE
 from finetune.train.processes import Processes
-from finetune.train.trainer import ProvingTrainer, _norm
+from finetune.train.trainer import ProvingTrainer, _is_of, _norm
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's two states, as torch and DeepSpeed name them."""
@@ -103,11 +103,11 @@ class DistributedTrainer(ProvingTrainer):
         """
         return super().compute_loss(self.model, inputs, *given, **more)
 
-    def gradients(self, kind: str) -> dict[str, bool]:
-        """Tells of each trained parameter of a kind whether it got a gradient in any process since it was asked."""
+    def gradients(self, *kinds: str) -> dict[str, bool]:
+        """Tells of each trained parameter of these kinds whether any process got a gradient since it was asked."""
         moved = set().union(*self.processes.gather(self._moved))
         self._moved.clear()
-        return {name: name in moved for name, _ in self._trained_by_name() if kind in name}
+        return {name: name in moved for name, _ in self._trained_by_name() if _is_of(name, kinds)}
 
     def _noting(self, name: str) -> Any:
         def note(gradient: torch.Tensor) -> None:

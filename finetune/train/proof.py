@@ -74,7 +74,8 @@ def _read_back(run: Run, plan: Plan, trainer: Any, artifact: Path) -> Claim:
     _demand(same and finite, "the adapter on disk is not the one that was trained", str(artifact), run)
     moved = sum(bool(t.any()) for n, t in saved.items() if "lora_B" in n)
     _demand(moved > 0, "no adapter moved", "every lora_B is still zero", run)
-    return _claim("adapter tensors read back bit-identical", len(saved), 2 * sum(plan.num_targets.values()))
+    planned = 2 * sum(plan.num_targets.values()) + plan.num_routers
+    return _claim("adapter tensors read back bit-identical", len(saved), planned)
 
 
 def _demand(holds: bool, what: str, why: str, run: Run) -> None:

@@ -132,9 +132,9 @@ class ProvingTrainer(SFTTrainer):
             }
         super().log(logs, start_time)
 
-    def gradients(self, kind: str) -> dict[str, bool]:
-        """Tells of each trained parameter of a kind whether it has a gradient."""
-        trained = [(name, p) for name, p in self.model.named_parameters() if kind in name]
+    def gradients(self, *kinds: str) -> dict[str, bool]:
+        """Tells of each trained parameter of these kinds whether it has a gradient."""
+        trained = [(name, p) for name, p in self.model.named_parameters() if _is_of(name, kinds)]
         return {name: p.grad is not None and bool(p.grad.any()) for name, p in trained}
 
     def _look_at(self, model: Any, loss: torch.Tensor, rows: list[int]) -> None:
@@ -213,6 +213,10 @@ class ProvingTrainer(SFTTrainer):
 def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:
     """Gives the norm of all tensors together; it is finite if each of their numbers is."""
     return torch.stack(torch._foreach_norm(tensors)).norm()
+
+
+def _is_of(name: str, kinds: Sequence[str]) -> bool:
+    return any(kind in name for kind in kinds)
 
 
 def rate_at(step: int, *, plan_steps: int, warmup: int, schedule: str) -> float:

@@ -100,12 +100,14 @@ class Watcher(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Shows in the first two steps that every family learns.
 
-        An adapter begins with B = 0: the first step moves B only, the second moves A too.
+        An adapter begins with B = 0: the first step moves B only, the second moves A too. PEFT keeps trained routers
+        under `modules_to_save`; they move from the first step on.
         """
         if state.global_step == 0:
-            self._show_alive("lora_B" if self.plan.method != "full" else "", 1)
+            routers = ("modules_to_save",) if self.plan.num_routers else ()
+            self._show_alive(1, *(("lora_B", *routers) if self.plan.method != "full" else ("",)))
         elif state.global_step == 1 and self.plan.method != "full":
-            self._show_alive("lora_A", 2)
+            self._show_alive(2, "lora_A")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Decides whether to save or stop; transformers saves after this returns."""
@@ -134,18 +136,24 @@ class Watcher(TrainerCallback):
                 self.stop.check(resume(self.run.path))
             yield example
 
-    def _show_alive(self, kind: str, step: int) -> None:
+    def _show_alive(self, step: int, *kinds: str) -> None:
+        what = " and ".join(kinds).replace("modules_to_save", "routers") or "weights"
         alive: Counter[str] = Counter()
         dead: Counter[str] = Counter()
-        for name, moved in self.trainer.gradients(kind).items():
+        for name, moved in self.trainer.gradients(*kinds).items():
             (alive if moved else dead)[family_of(name)] += 1
         if without := [family for family in dead if not alive[family]]:
             raise TrainingStopped(
-                f"{kind or 'the weights'} of {', '.join(without)} got no gradient at step {step}",
+                f"{what if any(kinds) else 'the weights'} of {', '.join(without)} got no gradient at step {step}",
                 where=str(self.run.path),
                 why="an adapter without a gradient learns nothing, however many steps follow",
-                fix=override(f"lora.targets=[{','.join(alive)}]")
-                if alive
-                else "--set train.warmup=0.03   # or a larger rate",
+                fix=self._way_out(without, [family for family in alive if family != "router"]),
             )
-        self.record(step=step, gradients={"of": kind or "weights", "alive": dict(alive), "dead": dict(dead)})
+        self.record(step=step, gradients={"of": what, "alive": dict(alive), "dead": dict(dead)})
+
+    def _way_out(self, dead: list[str], alive: list[str]) -> str:
+        if dead == ["router"]:
+            return override("lora.router=false")
+        return (
+            override(f"lora.targets=[{','.join(alive)}]") if alive else "--set train.warmup=0.03   # or a larger rate"
+        )

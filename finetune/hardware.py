@@ -10,6 +10,8 @@ from pathlib import Path
 
 from finetune import host, nvidia
 from finetune.cards import Card, card_named, parse_gpus, parse_host
+from finetune.errors import RecipeError
+from finetune.links import USUAL, Link, network_named
 
 DRIVER_SHARE = 0.03
 """Of a GPU's memory that the driver keeps, or hands out in pieces too coarse to be used.
@@ -28,6 +30,9 @@ ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """What torch reads its allocator's settings from: the name since 2.9, and the one before, which warns."""
 
 GROWING = "expandable_segments:True"
+
+NODES_VARIABLES = ("GROUP_WORLD_SIZE", "CROSS_SIZE", "SLURM_JOB_NUM_NODES")
+"""That tell the number of machines: torchrun's, the deepspeed launcher's, srun's."""
 
 NO_GPU = ("cpu", "none")
 """Words of `--gpu` for a machine without one."""
@@ -59,13 +64,22 @@ class Hardware:
     wished: bool = False
     """Whether `--gpu` described it and no `--host` did; then nobody knows the memory of its host."""
     processes: int = 1
-    """That train together, one on each GPU: as many as were started, or as `--gpu` names GPUs."""
+    """That train together, one on each GPU: as many as were started, or as `--gpu` and `--nodes` name GPUs."""
+    nodes: int = 1
+    """Machines that they are on, evenly."""
+    network: Link = USUAL
+    """Between the machines. Nobody can ask for it, so it is what `--network` says, or a usual one."""
     trouble: str = ""
     """Why the driver could not be asked; empty when it answered, or where there is none."""
 
     @property
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
+
+    @property
+    def on_each(self) -> int:
+        """How many processes are on one machine, where most are."""
+        return -(-self.processes // self.nodes)
 
 
 def use_one_gpu() -> None:
@@ -137,6 +151,27 @@ def with_host(hardware: Hardware, words: str) -> Hardware:
     return replace(hardware, host_bytes=parse_host(words), wished=False)
 
 
+def with_nodes(hardware: Hardware, nodes: int) -> Hardware:
+    """So many machines, each with these GPUs and this host.
+
+    Raises:
+        RecipeError: the GPUs are those of this machine, of which it is not known whether others have the same.
+    """
+    if nodes > 1 and not hardware.wished:
+        where, why = f"--nodes {nodes}", "without --gpu the plan is for this machine"
+        raise RecipeError("say what each machine has", where=where, why=why, fix=f"--gpu h100x8 --nodes {nodes}")
+    return replace(hardware, nodes=nodes, processes=nodes * hardware.processes)
+
+
+def with_network(hardware: Hardware, word: str) -> Hardware:
+    """The same machines, joined by what `--network` says.
+
+    Raises:
+        RecipeError: there is no such network.
+    """
+    return replace(hardware, network=network_named(word))
+
+
 def usable_bytes(total: int) -> int:
     """What a training may plan with of a GPU's memory; the plan counts CONTEXT_BYTES in it."""
     return int((1 - DRIVER_SHARE) * total)
@@ -159,6 +194,15 @@ def started_processes() -> int:
     return int(told) if told.isdecimal() and int(told) > 0 else 1
 
 
+def started_nodes() -> int:
+    """On how many machines they are, where torchrun, the deepspeed launcher or srun say so.
+
+    Not by counting this machine's own: hosts may have different numbers, and all processes must answer alike.
+    """
+    told = next((os.environ[name] for name in NODES_VARIABLES if name in os.environ), "1")
+    return min(int(told), started_processes()) if told.isdecimal() and int(told) > 0 else 1
+
+
 def is_first_process() -> bool:
     """Whether this is the one of them that speaks for all."""
     return os.environ.get("RANK", "0") == "0"
@@ -166,7 +210,7 @@ def is_first_process() -> bool:
 
 def _around(hardware: Hardware) -> Hardware:
     if not hardware.wished:
-        hardware = replace(hardware, processes=started_processes())
+        hardware = replace(hardware, processes=started_processes(), nodes=started_nodes())
     return replace(hardware, host_free_bytes=host.free_bytes(), disk_free_bytes=host.disk_free_bytes(Path.cwd()))
 
 

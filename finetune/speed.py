@@ -41,6 +41,9 @@ Source: FlashQLA's benchmark_results_H200.txt, 27B head shapes, 8,192 tokens.
 REFERENCE_SLOWDOWN = 4
 """Of a step whose Gated DeltaNet runs on transformers' torch reference. Source: LLaMA-Factory issue 10221, 27B."""
 
+SKEW = 1.3
+"""Rows of the process whose experts are chosen most, as a multiple of the mean, where experts are spread. A guess."""
+
 LAUNCHES = 264
 """Operations of one layer in a micro-step, forward, recomputed and backward. Source: transformers' code, counted."""
 LAUNCH_SECONDS = {"cuda": 5e-6, "cpu": 20e-6}
@@ -70,11 +73,15 @@ def flops_per_token(job: Job) -> float:
 
     Each is two a weight; a trained weight's own gradient is two more. Adapters take eight a number.
     """
-    widths = job.widths
     dense = job.weights.linears
-    if widths.num_experts:
-        dense += job.weights.experts * widths.experts_per_token // widths.num_experts
+    if job.widths.num_experts:
+        dense += _active(job) if job.expert == 1 else round(SKEW * _active(job))
     return (8 if job.full else 6) * dense + (0 if job.full else 8 * job.num_trained)
+
+
+def _active(job: Job) -> int:
+    """Counts the weights of the routed experts that a token goes to."""
+    return job.weights.experts * job.widths.experts_per_token // job.widths.num_experts
 
 
 def attention_flops_per_token(job: Job) -> float:
@@ -96,7 +103,8 @@ def step_seconds(job: Job, levers: Levers, work: Work, card: Card) -> float:
     bandwidth = card.memory_bandwidth * BANDWIDTH_SHARE
     moved = work.tokens * _traffic_per_token(job)
     if job.nf4:
-        moved += work.micro_steps * DEQUANTISED_PASSES * DEQUANTISED_BYTES * job.weights.linears
+        quantised = job.weights.linears + job.weights.experts // job.expert
+        moved += work.micro_steps * DEQUANTISED_PASSES * DEQUANTISED_BYTES * quantised
     if levers.head != "full":
         moved += work.micro_steps * 2 * DEQUANTISED_BYTES * job.weights.head
     rule = work.tokens * RULE_SECONDS * job.widths.num_linear_layers * job.widths.value
@@ -135,5 +143,5 @@ def _offloaded_per_token(job: Job, levers: Levers) -> float:
 
 def _optimizer_seconds(job: Job, levers: Levers, card: Card) -> float:
     stay, move = job.states[levers.optimizer]
-    on_device = 3 * 4 * job.num_trained + 2 * stay
+    on_device = (3 * 4 * job.num_trained + 2 * stay) / (job.processes if job.zero else 1)
     return on_device / (card.memory_bandwidth * BANDWIDTH_SHARE) + 2 * move / card.host_bandwidth

@@ -26,6 +26,7 @@ def page(plan: Plan, counts: Counts, notes: Iterable[str], bar: str = "▇") -> 
     lines = [_verdict(plan), ""]
     lines += [f"{name:<13}{told}" for name, told in _rows(plan, counts)]
     batch = f"{plan.choices.micro_batch} x {plan.length:,} tokens"
+    lines += _ways(plan)
     lines += ["", f"memory       of {plan.gpu or 'the host'} in a micro-batch of {batch}, at its worst moment:"]
     lines += [f"             {plan.peak}"]
     scale = BAR / max(plan.gpu_bytes, plan.peak_bytes)
@@ -46,7 +47,8 @@ def _verdict(plan: Plan) -> str:
 
 
 def _rows(plan: Plan, counts: Counts) -> Iterator[tuple[str, str]]:
-    choices = plan.choices
+    choices, on_each = plan.choices, " on each of the GPUs" if plan.gpu else " in each process"
+    on_each *= plan.processes > 1
     yield "base", plan.base + (f" @ {plan.revision[:12]}" if plan.revision else "")
     yield "method", f"{plan.method}, {plan.quantisation or 'not quantised'}, {plan.dtype} on {plan.gpu or plan.device}"
     share = plan.trainable_parameters / plan.total_parameters
@@ -57,7 +59,8 @@ def _rows(plan: Plan, counts: Counts) -> Iterator[tuple[str, str]]:
     yield "steps", f"{plan.steps:,}: {plan.steps_per_epoch:,} in an epoch, {plan.warmup_steps} to warm up"
     yield "", f"saved every {plan.save_every} step{'s' if plan.save_every > 1 else ''} and each epoch"
     batch = choices.micro_batch * choices.accumulation
-    yield "a step", f"{batch} examples, {choices.micro_batch} at a time"
+    yield "a step", f"{batch * plan.processes} examples, {choices.micro_batch} at a time{on_each}"
+    yield from _processes(plan)
     yield "levers", levers_of(plan)
     yield "", plan.why
     if plan.fits:
@@ -69,6 +72,33 @@ def _rows(plan: Plan, counts: Counts) -> Iterator[tuple[str, str]]:
         yield "", "by the card's limits, not measured; loading and held-out rows are not counted"
     yield "host memory", f"{size(plan.host_bytes).strip()}: " + _largest(plan.host_parts)
     yield "disk", _disk(plan.disk_bytes)
+
+
+def _processes(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What several processes do together, and what that sends."""
+    if plan.processes == 1:
+        return
+    machines = f"{plan.nodes} machines" if plan.nodes > 1 else "one machine"
+    joined = f"{plan.links[0]} inside" + (f", {plan.links[1]} between" if plan.nodes > 1 else "")
+    yield "processes", f"{plan.processes} on {machines}: {joined}"
+    yield "", plan.sharing
+    parts = ", ".join(f"{name} {told / 1e9:,.2f}" for name, told in plan.wire_bytes.items())
+    computing = 1 - plan.wire_seconds / plan.step_seconds
+    yield "on the wire", f"{parts} GB a step from each; {computing:.1%} of a step computes"
+
+
+def _ways(plan: Plan) -> list[str]:
+    """A table of the ways to share out: each spread of the experts, and each stage with the chosen one."""
+    if len(plan.alternatives) < 2:
+        return []
+    lines = ["", f"{'sharing out':<13}experts over  ZeRO  GPU GiB  wire GB  {'a step':<9}computes"]
+    for each in plan.alternatives:
+        if each.zero == plan.zero or each.expert_parallel == plan.expert_parallel:
+            spread = "-" if each.expert_parallel == 1 else str(each.expert_parallel)
+            computing = 1 - each.wire_seconds / each.step_seconds
+            figures = f"{each.peak_bytes / GIB:>7.2f}  {each.wire_bytes / 1e9:>7,.2f}  {_seconds(each.step_seconds):<9}"
+            lines.append(f"{'':<13}{spread:>12}  {each.zero:>4}  {figures}{computing:>8.1%}  {each.verdict}")
+    return lines
 
 
 def _tokens(plan: Plan) -> str:
@@ -109,7 +139,7 @@ def rejected(rows: Sequence[Mapping[str, Any]], *, gpu: bool) -> str:
 
 def compared(plan: Plan, other: Plan) -> str:
     """Says what another plan would be beside this one."""
-    if asdict(other) == asdict(plan):
+    if _done(other) == _done(plan):
         return "that is what the plan does"
     if not other.fits:
         short = other.peak_bytes - other.gpu_bytes
@@ -118,11 +148,22 @@ def compared(plan: Plan, other: Plan) -> str:
             told = f"does not fit: it needs {size(other.host_bytes).strip()} of host memory"
         cards = [f"  as it is it fits --gpu {', '.join(other.cards)}"] if other.cards else []
         return "\n".join([told, *cards, *(f"  with  {words}" for words in other.proposals)])
-    before, after = asdict(plan.choices), asdict(other.choices)
+    before, after = (asdict(each.choices) | _shared(each) for each in (plan, other))
     changed = [f"{name} {after[name]}" for name in before if after[name] != before[name] and name != "accumulation"]
     then = f"; then {', '.join(changed)}" if changed else ""
     peak = f"{_change(other.peak_bytes - plan.peak_bytes)} GiB at the peak"
-    return f"it fits, {peak}, {_times(other.run_seconds / plan.run_seconds)}{then}"
+    sent, would = (sum(each.wire_bytes.values()) / 1e9 for each in (plan, other))
+    wire = f", {would:,.1f} GB on the wire a step instead of {sent:,.1f}" if round(would - sent, 1) else ""
+    return f"it fits, {peak}, {_times(other.run_seconds / plan.run_seconds)}{wire}{then}"
+
+
+def _done(plan: Plan) -> dict[str, Any]:
+    """A plan without what it says of others: with one word more in the recipe, fewer are left to compare."""
+    return {key: value for key, value in asdict(plan).items() if key not in ("alternatives", "sharing")}
+
+
+def _shared(plan: Plan) -> dict[str, int]:
+    return {"zero": plan.zero, "expert": plan.expert_parallel}
 
 
 def _change(more: int) -> str:

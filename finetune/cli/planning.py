@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 GPU = typer.Option(None, "--gpu", metavar="CARD", help="Plan for this card: 24GB, rtx4090, a10, h100x8, …, cpu.")
+NODES = typer.Option(1, "--nodes", min=1, max=128, help="So many machines, each with the GPUs of --gpu.")
+NETWORK = typer.Option(
+    None, "--network", metavar="LINK", help="Between machines: ib400, 100gbe, 25gbe, 10gbe, site-1g, …"
+)
 HOST = typer.Option(None, "--host", metavar="SIZE", help="With so much host memory, such as 64GB.")
 PICTURE = typer.Option(None, "--picture", metavar="FILE", help="Draw the memory by part: a .png or .svg file.")
 WHY_NOT = typer.Option([], "--why-not", metavar="KEY=VALUE", help="Say what would follow from this; may be repeated.")
@@ -32,6 +36,8 @@ def plan(
     recipe: Path = typer.Argument(help="The recipe."),
     overrides: list[str] = SET,
     gpu: str | None = GPU,
+    nodes: int = NODES,
+    network: str | None = NETWORK,
     host: str | None = HOST,
     as_json: bool = JSON,
     explain: bool = EXPLAIN,
@@ -40,12 +46,9 @@ def plan(
 ) -> None:
     """Print what training would do and whether it fits, without torch, a download or a GPU."""
     from finetune.cli import plan_page
-    from finetune.hardware import detect, wished, with_host
     from finetune.plan import check_fits, make_plan
 
-    hardware = wished(gpu) if gpu is not None else detect()
-    if host is not None:
-        hardware = with_host(hardware, host)
+    hardware = _hardware(gpu, nodes, network, host)
     wishes, shape, counts, dataset = _read(recipe, overrides)
     made = make_plan(wishes, shape, hardware, counts)
     if picture is not None:
@@ -65,6 +68,18 @@ def plan(
             print(plan_page.rejected(told["rejected"], gpu=bool(made.gpu)))
     if not why_not:  # a question that was answered is no failure
         check_fits(made, wishes)
+
+
+def _hardware(gpu: str | None, nodes: int, network: str | None, host: str | None) -> Hardware:
+    """The machine, or the machines that the flags wish for."""
+    from finetune.hardware import detect, wished, with_host, with_network, with_nodes
+
+    hardware = wished(gpu) if gpu is not None else detect()
+    if nodes > 1:
+        hardware = with_nodes(hardware, nodes)
+    if network is not None:
+        hardware = with_network(hardware, network)
+    return hardware if host is None else with_host(hardware, host)
 
 
 def _read(recipe: Path, overrides: list[str]) -> tuple[Recipe, ModelShape, Counts, Dataset | None]:

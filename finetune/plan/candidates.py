@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from finetune.cards import Card
 from finetune.data import Counts
+from finetune.hardware import Hardware
 from finetune.levers import POSITIONS
 from finetune.memory import Budget, Job, budget
 from finetune.plan.record import Choices
+from finetune.plan.ways import WHOLE, Way, ways
+from finetune.plan.wire import SILENT, Wire, wire_of
 from finetune.recipe import Recipe
 from finetune.speed import CPU, Work, step_seconds
 
@@ -32,13 +35,16 @@ class Candidate:
     choices: Choices
     budget: Budget
     seconds: float
-    """Of an optimizer step."""
+    """Of an optimizer step, what is on the wire included."""
     fits: bool
+    way: Way = WHOLE
+    wire: Wire = SILENT
 
     @property
     def num_pulled(self) -> int:
-        """How many levers are away from the plain stack."""
-        return sum(getattr(self.choices, name) != positions[0] for name, positions in POSITIONS.items())
+        """How many levers are away from the plain stack; sharing out anything but examples counts as one too."""
+        pulled: int = sum(getattr(self.choices, name) != positions[0] for name, positions in POSITIONS.items())
+        return pulled + int(self.way.zero > 0) + int(self.way.expert > 1)
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,18 @@ class Room:
         return max(0, needed.peak_bytes - self.device_bytes), max(0, needed.host_bytes - self.host_bytes)
 
 
-def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts) -> list[Candidate]:
-    """Works out every set of levers that the recipe leaves open."""
+def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts, hardware: Hardware) -> list[Candidate]:
+    """Works out every set of levers that the recipe leaves open, in every way of sharing out that it does."""
     found = []
-    for choices in _open(recipe, job):
-        needed = budget(job, choices, choices.micro_batch)
-        work = work_of(recipe, counts, job.length, choices, job.processes)
-        seconds = step_seconds(job, choices, work, room.card or CPU)
-        found.append(Candidate(choices, needed, seconds, room.holds(needed)))
+    for way in ways(recipe, job, hardware):
+        shared = replace(job, zero=way.zero, expert=way.expert)
+        for choices in _open(recipe, shared):
+            needed = budget(shared, choices, choices.micro_batch, accumulates=choices.accumulation > 1)
+            work = work_of(recipe, counts, job.length, choices, job.processes)
+            most = choices.micro_batch * padded_length(counts, job.length, choices.micro_batch * way.expert)
+            wire = wire_of(shared, hardware, micro_steps=work.micro_steps, tokens=most)
+            seconds = step_seconds(shared, choices, work, room.card or CPU) + wire.seconds
+            found.append(Candidate(choices, needed, seconds, room.holds(needed), way, wire))
     return found
 
 
@@ -98,19 +108,27 @@ def _states(candidate: Candidate) -> int:
 
 
 def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices, processes: int = 1) -> Work:
-    """Says how many tokens a process computes in a step.
-
-    Micro-batches are padded to their longest example. Of m lengths drawn evenly from between a shortest and a longest
-    one, the largest is expected at m / (m + 1) of the way; the shortest follows from the mean.
-    """
-    mean = counts.tokens / counts.examples if counts.tokens and counts.examples else float(length)
+    """Says how many tokens a process computes in a step; micro-batches are padded to their longest example."""
     learnt = counts.learnt_tokens / counts.tokens if counts.tokens and counts.learnt_tokens else 1.0
-    shortest = max(1.0, 2 * mean - length)
-    padded = shortest + (length - shortest) * choices.micro_batch / (choices.micro_batch + 1)
-    padded = mean if choices.micro_batch == 1 else max(mean, padded)
+    mean, padded = _mean_length(counts, length), padded_length(counts, length, choices.micro_batch)
     batch = examples_in_a_step(recipe, counts)
     batch = -(-batch // processes)
     return Work(batch * padded, batch * mean * learnt, -(-batch // choices.micro_batch))
+
+
+def padded_length(counts: Counts, length: int, examples: int) -> float:
+    """Expects the tokens of the longest of so many examples.
+
+    Of m lengths drawn evenly from between a shortest and a longest one, the largest is expected at m / (m + 1) of the
+    way; the shortest follows from the mean.
+    """
+    mean = _mean_length(counts, length)
+    shortest = max(1.0, 2 * mean - length)
+    return mean if examples == 1 else max(mean, shortest + (length - shortest) * examples / (examples + 1))
+
+
+def _mean_length(counts: Counts, length: int) -> float:
+    return counts.tokens / counts.examples if counts.tokens and counts.examples else float(length)
 
 
 def examples_in_a_step(recipe: Recipe, counts: Counts) -> int:

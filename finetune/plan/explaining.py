@@ -9,6 +9,7 @@ from typing import Any
 from finetune.levers import POSITIONS
 from finetune.plan.candidates import Candidate, Room
 from finetune.plan.record import Plan
+from finetune.plan.sharing import best_by_way
 from finetune.recipe import Recipe
 
 GIB = 2**30
@@ -60,8 +61,9 @@ def in_short(plan: Plan) -> str:
 
 
 def explain(recipe: Recipe, chosen: Candidate, found: Sequence[Candidate], room: Room) -> list[Rejected]:
-    """Lists what was rejected, one change at a time: positions of levers, and micro-batches."""
-    by_choice = {candidate.choices: candidate for candidate in found}
+    """Lists what was rejected: positions of levers and micro-batches, one change at a time, and ways of sharing out."""
+    alike = [candidate for candidate in found if candidate.way == chosen.way]
+    by_choice = {candidate.choices: candidate for candidate in alike}
     rejected = []
     for name, positions in POSITIONS.items():
         for position in positions:
@@ -73,7 +75,9 @@ def explain(recipe: Recipe, chosen: Candidate, found: Sequence[Candidate], room:
                 rejected.append(Rejected(name, position, None, None, None, verdict))
             elif other is not chosen:
                 rejected.append(_rejected(name, position, chosen, other, room))
-    return rejected + list(_micro_batches(chosen, found, room))
+    rejected += _micro_batches(chosen, alike, room)
+    others = (other for way, other in best_by_way(found, room).items() if way != chosen.way)
+    return rejected + [_rejected("parallel", str(other.way), chosen, other, room) for other in others]
 
 
 def _micro_batches(chosen: Candidate, found: Sequence[Candidate], room: Room) -> Iterator[Rejected]:
@@ -90,11 +94,11 @@ def _rejected(lever: str, position: str, chosen: Candidate, other: Candidate, ro
         other.budget.peak_bytes - chosen.budget.peak_bytes,
         other.budget.host_bytes - chosen.budget.host_bytes,
         other.seconds / chosen.seconds,
-        _verdict(chosen, other, room),
+        verdict(chosen, other, room),
     )
 
 
-def _verdict(chosen: Candidate, other: Candidate, room: Room) -> str:
+def verdict(chosen: Candidate, other: Candidate, room: Room) -> str:
     """Says why another set was not taken."""
     if other.budget.peak_bytes > room.device_bytes:
         return f"does not fit by {(other.budget.peak_bytes - room.device_bytes) / GIB:.2f} GiB"

@@ -29,12 +29,14 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
         ArtifactError: the base is not of a family that this package knows.
         RecipeError: a family that the recipe targets has no layer in the base, or a combination is forbidden.
     """
-    chosen, _ = decide(recipe, shape, hardware, counts)
-    plan = write(recipe, shape, hardware, counts, chosen)
+    chosen, found = decide(recipe, shape, hardware, counts)
+    plan = write(recipe, shape, hardware, counts, chosen, found)
     if plan.fits:
         return plan
-    near = () if hardware.device == "cpu" else _nearest(recipe, shape, hardware, counts)
-    return replace(plan, cards=_larger_cards(recipe, shape, hardware, counts), proposals=near)
+    # what fits when shared out in one way fits when the way is left open; trying all ways of each would take long
+    shared = changed(recipe, {"parallel.zero": plan.zero, "parallel.expert": plan.expert_parallel})
+    near = () if hardware.device == "cpu" else _nearest(shared, shape, hardware, counts)
+    return replace(plan, cards=_larger_cards(shared, shape, hardware, counts), proposals=near)
 
 
 def check_fits(plan: Plan, recipe: Recipe) -> None:
@@ -66,7 +68,8 @@ def _way_out(plan: Plan) -> str:
         toy = "" if plan.gpu else "; here a toy trains: finetune demo-base toy"
         return f"--gpu {plan.cards[0]}   # plans for one{toy}"
     if plan.peak_bytes <= plan.gpu_bytes or not plan.gpu:
-        return f"--host {math.ceil(plan.host_bytes / HOST_SHARE / 2**30)}GB   # plans for such a host"
+        together = plan.host_bytes * -(-plan.processes // plan.nodes)
+        return f"--host {math.ceil(together / HOST_SHARE / 2**30)}GB   # plans for such a host"
     return "a larger GPU in a larger host"
 
 
@@ -95,7 +98,8 @@ def _nearest(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Coun
     """Finds recipes near to one that does not fit, which do; each was planned, so each succeeds."""
 
     def fits(other: Recipe, base: ModelShape) -> bool:
-        return _fits(other, base, hardware, counts)
+        dense = {"parallel.expert": 1} if base.experts_per_token == 0 else {}
+        return _fits(changed(other, dense), base, hardware, counts)
 
     return nearest(recipe, shape, job_of(recipe, shape, hardware, counts).length, fits)
 
@@ -106,4 +110,4 @@ def _fits(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts)
         return False
     lean = changed(recipe, {"memory.micro_batch": recipe.memory.micro_batch or 1})
     job = job_of(lean, shape, hardware, counts)
-    return any(each.fits for each in candidates(lean, job, room_of(lean, hardware), counts))
+    return any(each.fits for each in candidates(lean, job, room_of(lean, hardware), counts, hardware))

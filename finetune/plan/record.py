@@ -23,6 +23,22 @@ class Choices(Levers):
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """One way in which the processes could share out what they hold, all levers set as is best for it."""
+
+    zero: int
+    expert_parallel: int
+    fits: bool
+    peak_bytes: int
+    wire_bytes: int
+    """That one process sends in a step."""
+    wire_seconds: float
+    step_seconds: float
+    verdict: str
+    """Why it was not taken, or that it was."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Consequences. Nothing here is wished for; change the recipe and plan again."""
 
@@ -60,10 +76,22 @@ class Plan:
     choices: Choices
     processes: int
     """That train together and share each step's examples."""
+    nodes: int
+    """Machines that they are on."""
+    links: tuple[str, ...]
+    """Between the processes of a machine, and between machines; none for one process."""
     zero: int
     """Stage of DeepSpeed's ZeRO, where there are several."""
     expert_parallel: int
     """Processes over which the routed experts are spread."""
+    sharing: str
+    """Why this stage and this spread; empty for one process."""
+    alternatives: tuple[Alternative, ...]
+    """All ways that the recipe leaves open, the chosen one among them; none for one process."""
+    wire_bytes: dict[str, int]
+    """Name -> bytes that one process sends to others in a step."""
+    wire_seconds: float
+    """Of a step, in which nothing is computed."""
     fits: bool
     gpu_bytes: int
     """What training may hold: of the GPU or, where there is none, of the host's memory."""
@@ -86,10 +114,10 @@ class Plan:
     length: int
     """Tokens of the longest example that the bytes are counted for."""
     step_seconds: float
-    """Of one optimizer step, by a roofline."""
+    """Of one optimizer step, by a roofline, what is on the wire included."""
     run_seconds: float
     energy_kwh: float
-    """Of the whole board, at full load all the time."""
+    """Of all the GPUs' whole boards, at full load all the time."""
     tokens_per_second: float
     examples: int
     steps_per_epoch: int
@@ -123,11 +151,13 @@ def read_plan(file: Path) -> Plan:
     Raises:
         ArtifactError: it is not one.
     """
-    lists = ("unquantised", "target_modules", "cards", "proposals", "notes")
+    lists = ("unquantised", "target_modules", "cards", "proposals", "notes", "links")
     try:
         told: dict[str, Any] = json.loads(file.read_text())
         choices = Choices(**told["choices"])
-        return Plan(**told | {"choices": choices} | {name: tuple(told[name]) for name in lists})
+        others = tuple(Alternative(**each) for each in told["alternatives"])
+        made = {"choices": choices, "alternatives": others} | {name: tuple(told[name]) for name in lists}
+        return Plan(**told | made)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"it is damaged, or another version wrote it: {type(error).__name__}: {error}"
         fix = f"put it back, or begin a new run: finetune train {shlex.quote(str(file.with_name('recipe.yaml')))}"

@@ -212,7 +212,7 @@ def _bf16(case: Case) -> Iterator[Refusal]:
 
 def _parallel(case: Case) -> Iterator[Refusal]:
     recipe, processes = case.recipe, case.hardware.processes
-    zero, batch = recipe.parallel.zero, recipe.train.batch_size
+    zero, batch = recipe.parallel.zero or 0, recipe.train.batch_size
     alone = f"there {'is one process' if processes == 1 else f'are {processes} processes'}"
     if zero == 3:
         why = "stage 3 shards the weights themselves, and that was not run with weights in 4 bits"
@@ -233,7 +233,7 @@ def _parallel(case: Case) -> Iterator[Refusal]:
 
 
 def _spread(case: Case) -> Iterator[Refusal]:
-    expert, processes = case.recipe.parallel.expert, case.hardware.processes
+    expert, processes = case.recipe.parallel.expert or 1, case.hardware.processes
     what, why = "", ""
     if expert > 1 and not case.widths.num_experts:
         what, why = "there are no experts to spread", "the base is dense"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune.data import Counts
 from finetune.hardware import Hardware
-from finetune.plan.candidates import Candidate, examples_in_a_step, work_of
+from finetune.links import inside
+from finetune.memory import Job
+from finetune.plan.candidates import Candidate, Room, examples_in_a_step, work_of
 from finetune.plan.deciding import expert_rank, job_of, room_of, targets
 from finetune.plan.disk import disk_bytes
-from finetune.plan.explaining import reason
-from finetune.plan.record import Plan
+from finetune.plan.explaining import reason, verdict
+from finetune.plan.record import Alternative, Plan
+from finetune.plan.sharing import best_by_way, why_shared
 from finetune.recipe import Recipe, is_folder
 from finetune.shape import FAMILY_MODULES, ModelShape
 from finetune.speed import CPU
@@ -24,9 +29,17 @@ UNQUANTISED = ("lm_head", "in_proj_a", "in_proj_b", "shared_expert_gate", "model
 CHECKPOINTS_IN_A_RUN = 10
 
 
-def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts, chosen: Candidate) -> Plan:
+def write(
+    recipe: Recipe,
+    shape: ModelShape,
+    hardware: Hardware,
+    counts: Counts,
+    chosen: Candidate,
+    found: Sequence[Candidate],
+) -> Plan:
     """Writes a plan down; where nothing fits, without the ways out."""
-    job = job_of(recipe, shape, hardware, counts)
+    way = chosen.way
+    job = replace(job_of(recipe, shape, hardware, counts), zero=way.zero, expert=way.expert)
     room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
     (per_epoch, steps), run_seconds = _steps(recipe, counts), chosen.seconds * _whole_steps(recipe, counts)
     return Plan(
@@ -44,9 +57,7 @@ def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts,
         trainable_parameters=job.num_trained,
         total_parameters=shape.num_text_parameters,
         choices=choices,
-        processes=job.processes,
-        zero=job.zero,
-        expert_parallel=job.expert,
+        **_sharing(recipe, job, hardware, chosen, found),
         fits=chosen.fits,
         gpu_bytes=room.device_bytes,
         peak_bytes=needed.peak_bytes,
@@ -60,7 +71,7 @@ def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts,
         length=job.length,
         step_seconds=chosen.seconds,
         run_seconds=run_seconds,
-        energy_kwh=run_seconds * (hardware.card or CPU).watts / 3.6e6,
+        energy_kwh=job.processes * run_seconds * (hardware.card or CPU).watts / 3.6e6,
         tokens_per_second=job.processes
         * work_of(recipe, counts, job.length, choices, job.processes).tokens
         / chosen.seconds,
@@ -73,6 +84,38 @@ def write(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts,
         learnt_tokens=counts.learnt_tokens,
         why=reason(chosen, room, recipe.memory.head),
         notes=tuple(_notes(recipe, shape, hardware)),
+    )
+
+
+def _sharing(
+    recipe: Recipe, job: Job, hardware: Hardware, chosen: Candidate, found: Sequence[Candidate]
+) -> dict[str, Any]:
+    """Says how the processes share out what they hold, what that puts on the wire, and what else they could do."""
+    room, several = room_of(recipe, hardware), job.processes > 1
+    by_way = best_by_way(found, room) if several else {}
+    return {
+        "processes": job.processes,
+        "nodes": hardware.nodes,
+        "links": (inside(hardware.card).told, hardware.network.told)[: several and 1 + (hardware.nodes > 1)],
+        "zero": job.zero,
+        "expert_parallel": job.expert,
+        "sharing": why_shared(recipe, job, chosen, found, room),
+        "alternatives": tuple(_alternative(chosen, other, room) for other in by_way.values()),
+        "wire_bytes": chosen.wire.parts,
+        "wire_seconds": chosen.wire.seconds,
+    }
+
+
+def _alternative(chosen: Candidate, other: Candidate, room: Room) -> Alternative:
+    return Alternative(
+        zero=other.way.zero,
+        expert_parallel=other.way.expert,
+        fits=other.fits,
+        peak_bytes=other.budget.peak_bytes,
+        wire_bytes=other.wire.num_bytes,
+        wire_seconds=other.wire.seconds,
+        step_seconds=other.seconds,
+        verdict="chosen" if other is chosen else verdict(chosen, other, room),
     )
 
 

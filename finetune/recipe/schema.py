@@ -145,10 +145,10 @@ class Memory(Section):
 class Parallel(Section):
     """How several GPUs share the work."""
 
-    zero: Annotated[int, Field(strict=True, ge=0, le=3)] = 0
-    """Stage of DeepSpeed's ZeRO: 1 shares out AdamW's states, 2 the gradients too. 3 is not built yet: refused."""
-    expert: Count = 1
-    """Over how many neighbouring GPUs the routed experts of a layer are spread."""
+    zero: Annotated[int, Field(strict=True, ge=0, le=3)] | None = None
+    """ZeRO's stage: 1 shares out AdamW's states, 2 gradients too, 3 is refused. Default: what fits and is fastest."""
+    expert: Count | None = None
+    """Over how many neighbouring GPUs routed experts are spread. Default: 1, or the fewest with which they fit."""
 
 
 class Recipe(Section):

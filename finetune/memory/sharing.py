@@ -31,7 +31,7 @@ class Shared:
     """More in the optimizer's step."""
 
 
-def shared(num_trained: int, *, processes: int, zero: int, accumulates: bool) -> Shared:
+def shared(num_trained: int, *, processes: int, zero: int, accumulates: bool, at_once: int = REDUCED_AT_ONCE) -> Shared:
     """Counts them.
 
     Args:
@@ -39,12 +39,13 @@ def shared(num_trained: int, *, processes: int, zero: int, accumulates: bool) ->
         processes: that share a step.
         zero: the stage; 1 shares out AdamW's states, 2 the gradients too, after every micro-batch.
         accumulates: whether a step has several micro-batches.
+        at_once: numbers that are added up together.
     """
     whole = TRAINED_BYTES * num_trained
     if not zero or processes == 1:
         return Shared({"gradients": whole}, {}, {}, whole)
     share = TRAINED_BYTES * -(-num_trained // processes)
-    bucket = TRAINED_BYTES * REDUCED_AT_ONCE
+    bucket = TRAINED_BYTES * at_once
     copied = min(bucket, whole)  # laid end to end once more for the sum
     gradients = whole if zero == 1 else share
     # stage 2 fills a new share in every micro-batch and adds it to the one that it has
@@ -52,7 +53,8 @@ def shared(num_trained: int, *, processes: int, zero: int, accumulates: bool) ->
     return Shared(
         held={"gradients": gradients, "own share of the adapters": share},
         backward={"gradients on their way": bucket + (filled + copied if zero == 2 else 0)},
-        added_up={"gradients on their way": bucket + copied + (share if zero == 1 else 0)},
+        # in stage 1 those that were copied make room for their copies
+        added_up={"gradients on their way": bucket + (share if zero == 1 else copied)},
         # the gradients of its share, laid end to end, and AdamW's divisor; those of others are gone
         step=max(0, 3 * share - gradients),
     )

@@ -34,6 +34,12 @@ GROWING = "expandable_segments:True"
 NODES_VARIABLES = ("GROUP_WORLD_SIZE", "CROSS_SIZE", "SLURM_JOB_NUM_NODES")
 """That tell the number of machines: torchrun's, the deepspeed launcher's, srun's."""
 
+LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+"""What tells a process its place among others.
+
+Source: https://docs.pytorch.org/docs/stable/elastic/run.html, section Environment Variables.
+"""
+
 NO_GPU = ("cpu", "none")
 """Words of `--gpu` for a machine without one."""
 
@@ -64,7 +70,7 @@ class Hardware:
     wished: bool = False
     """Whether `--gpu` described it and no `--host` did; then nobody knows the memory of its host."""
     processes: int = 1
-    """That train together, one on each GPU: as many as were started, or as `--gpu` and `--nodes` name GPUs."""
+    """That train together: as many as were started, or one on each GPU that is here or that `--gpu` names."""
     nodes: int = 1
     """Machines that they are on, evenly."""
     network: Link = USUAL
@@ -82,11 +88,15 @@ class Hardware:
         return -(-self.processes // self.nodes)
 
 
-def use_one_gpu() -> None:
-    """Shows this process the first GPU only, unless somebody chose; must come before torch is imported."""
+def use_gpus(count: int = 1) -> None:
+    """Shows this process the first GPUs of those that it may see, unless others were started beside it.
+
+    Must come before torch is imported. A process that trains alone sees one: transformers would use others beside it.
+    """
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # nvidia-smi's order, so that both number GPUs alike
-    if "WORLD_SIZE" not in os.environ:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    if not is_launched():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count))))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[:count])
 
 
 def use_growing_segments() -> None:
@@ -117,6 +127,11 @@ def detect() -> Hardware:
     return _around(found)
 
 
+def detect_started() -> Hardware:
+    """Asks the same, but only processes that were started count as training: this one, if nobody started others."""
+    return replace(detect(), processes=started_processes())
+
+
 def wished(words: str) -> Hardware:
     """The machine that `--gpu` describes: its GPUs from the catalogue, all else as it is here.
 
@@ -140,6 +155,20 @@ def wished(words: str) -> Hardware:
         processes=count,
     )
     return _around(wish)
+
+
+def with_processes(hardware: Hardware, count: int) -> Hardware:
+    """The same machine, of which so many processes train: with as many of its GPUs, if it has any.
+
+    Raises:
+        RecipeError: it has fewer.
+    """
+    gpus = len(hardware.gpus)
+    if gpus and count > gpus:
+        why = f"each needs a GPU of its own, and there {'is one' if gpus == 1 else f'are {gpus}'}"
+        where = f"--processes {count}"
+        raise RecipeError(f"{count} processes cannot train here", where=where, why=why, fix=f"--processes {gpus}")
+    return replace(hardware, gpus=hardware.gpus[:count], processes=count)
 
 
 def with_host(hardware: Hardware, words: str) -> Hardware:
@@ -188,6 +217,11 @@ def kernels_installed(*packages: str) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in packages or ("fla", "causal_conv1d"))
 
 
+def is_launched() -> bool:
+    """Whether torchrun, the deepspeed launcher or their like started this process, perhaps with others."""
+    return any(name in os.environ for name in LAUNCHED)
+
+
 def started_processes() -> int:
     """How many processes somebody started to train together: torchrun, srun and their like say so. 1 if nobody did."""
     told = os.environ.get("WORLD_SIZE", "1")
@@ -210,7 +244,8 @@ def is_first_process() -> bool:
 
 def _around(hardware: Hardware) -> Hardware:
     if not hardware.wished:
-        hardware = replace(hardware, processes=started_processes(), nodes=started_nodes())
+        processes = started_processes() if is_launched() else max(1, len(hardware.gpus))
+        hardware = replace(hardware, processes=processes, nodes=started_nodes())
     return replace(hardware, host_free_bytes=host.free_bytes(), disk_free_bytes=host.disk_free_bytes(Path.cwd()))
 
 

@@ -11,7 +11,8 @@ import typer
 
 from finetune import __version__
 from finetune.cli import doctoring, launching, looking, planning, starting, training
-from finetune.errors import DoesNotFit, FinetuneError, OutsideError
+from finetune.errors import DoesNotFit, FinetuneError, Interrupted, OutsideError, TrainingStopped
+from finetune.hardware import is_first_process
 
 app = typer.Typer(
     help="Fine-tune Qwen3.6 on your own data, with a proof at every stage.",
@@ -64,8 +65,10 @@ def main() -> None:
     try:
         _run()
     except FinetuneError as error:
-        with suppress(OSError):  # nobody hears it, or its disk is full; the exit code still tells
-            print(error, file=sys.stderr)
+        # of several processes all stop together for these, and one of them tells why
+        if is_first_process() or not isinstance(error, (Interrupted, TrainingStopped)):
+            with suppress(OSError):  # nobody hears it, or its disk is full; the exit code still tells
+                print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from finetune.cli.several import PROCESSES
 from finetune.errors import DoesNotFit, FinetuneError, Problem, RecipeError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def plan(
     nodes: int = NODES,
     network: str | None = NETWORK,
     host: str | None = HOST,
+    processes: int | None = PROCESSES,
     as_json: bool = JSON,
     explain: bool = EXPLAIN,
     why_not: list[str] = WHY_NOT,
@@ -48,7 +50,7 @@ def plan(
     from finetune.cli import plan_page
     from finetune.plan import check_fits, make_plan
 
-    hardware = _hardware(gpu, nodes, network, host)
+    hardware = _hardware(gpu, nodes, network, host, processes)
     wishes, shape, counts, dataset = _read(recipe, overrides)
     made = make_plan(wishes, shape, hardware, counts)
     if picture is not None:
@@ -70,11 +72,13 @@ def plan(
         check_fits(made, wishes)
 
 
-def _hardware(gpu: str | None, nodes: int, network: str | None, host: str | None) -> Hardware:
+def _hardware(gpu: str | None, nodes: int, network: str | None, host: str | None, processes: int | None) -> Hardware:
     """The machine, or the machines that the flags wish for."""
-    from finetune.hardware import detect, wished, with_host, with_network, with_nodes
+    from finetune.hardware import detect, wished, with_host, with_network, with_nodes, with_processes
 
     hardware = wished(gpu) if gpu is not None else detect()
+    if processes is not None:
+        hardware = with_processes(hardware, processes)
     if nodes > 1:
         hardware = with_nodes(hardware, nodes)
     if network is not None:

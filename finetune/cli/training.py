@@ -11,9 +11,10 @@ from typing import Any
 import typer
 
 from finetune import stopping
+from finetune.cli import several
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
-from finetune.hardware import is_first_process
+from finetune.hardware import is_first_process, is_launched
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 CACHE = typer.Option(
@@ -32,6 +33,7 @@ def train(
     resume: Path | None = typer.Option(None, "--resume", metavar="RUN", help="Go on with an interrupted run."),
     runs: Path = RUNS,
     cache: Path | None = CACHE,
+    processes: int | None = several.PROCESSES,
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the run folder."),
 ) -> None:
@@ -44,6 +46,11 @@ def train(
     with stopping.heard() as stop:
         run = open_run(resume) if resume else None
         wishes = load(recipe, overrides) if recipe else None
+        hardware = several.machine(processes, run)
+        if hardware.processes > 1 and not is_launched():
+            words = _words(recipe, overrides, resume, runs, cache, quiet=quiet, as_json=as_json)
+            several.start(words, hardware, wishes, run, runs)
+            return
         quiet_libraries()
         from finetune.train import begin
         from finetune.train import train as train_run
@@ -127,6 +134,24 @@ def _one_of(recipe: Path | None, resume: Path | None, overrides: list[str]) -> N
             why="it would be another run under the same name",
             fix=f"finetune train --resume {resume}",
         )
+
+
+def _words(
+    recipe: Path | None,
+    overrides: list[str],
+    resume: Path | None,
+    runs: Path,
+    cache: Path | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> list[str]:
+    """Writes down what was typed for each of several processes."""
+    words = ["train", *(word for each in overrides for word in ("--set", each)), "--runs", str(runs)]
+    words += ["--resume", str(resume)] if resume else []
+    words += ["--cache", str(cache)] if cache else []
+    words += [word for word, given in (("--quiet", quiet), ("--json", as_json)) if given]
+    return [*words, *(["--", str(recipe)] if recipe else [])]
 
 
 def _summary(entry: dict[str, Any]) -> str:

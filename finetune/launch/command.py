@@ -23,11 +23,16 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What torchrun hands on to its workers: its default, and SIGUSR1, the one by which Slurm's srun can ask for a stop."""
 
 
-def torchrun_flags(job: Job) -> tuple[str, ...]:
-    """The flags that are the same on every node; node rank, address and port are the engine's to tell."""
+def torchrun_flags(nodes: int, processes: int) -> tuple[str, ...]:
+    """The flags that are the same on every node; node rank, address and port are the engine's to tell.
+
+    Args:
+        nodes: machines.
+        processes: on each.
+    """
     return (
-        f"--nnodes={job.nodes}",
-        f"--nproc-per-node={job.gpus_per_node}",
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={processes}",
         f"--signals-to-handle={SIGNALS}",
         f"--shutdown-timeout={SHUTDOWN_SECONDS}",
     )
@@ -85,7 +90,7 @@ def node_script(job: Job, local_disk: str, rank: str, address: str, port: str, f
             *choosing_lines(job),
             "# exec, so that torchrun itself is told to stop, and hands it on.",
             f"exec torchrun --node-rank={rank} --master-addr={address} --master-port={port} \\",
-            *(f"  {flag} \\" for flag in torchrun_flags(job)),
+            *(f"  {flag} \\" for flag in torchrun_flags(job.nodes, job.gpus_per_node)),
             '  -m finetune train "${words[@]}"',
             "",
         ]

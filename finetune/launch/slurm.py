@@ -102,7 +102,7 @@ def _starting(job: Job) -> list[str]:
         f"  --kill-on-bad-exit=1{container} \\",
         """  bash -c 'exec torchrun --node-rank="$SLURM_NODEID" "$@"' node \\""",
         '  --master-addr="$head" --master-port="$port" \\',
-        *(f"  {flag} \\" for flag in torchrun_flags(job)),
+        *(f"  {flag} \\" for flag in torchrun_flags(job.nodes, job.gpus_per_node)),
         '  -m finetune train "${words[@]}" &',
         "step=$!",
         "",

@@ -224,7 +224,7 @@ def _parallel(case: Case) -> Iterator[Refusal]:
         above = -(-batch // processes) * processes
         yield Refusal("train.batch_size", f"{batch} cannot be shared out", why, (f"train.batch_size={above}",))
     if processes > 1 and case.full:
-        why = "whole weights would be gathered for each checkpoint"
+        why = "whole weights would be gathered for each checkpoint; --processes 1 trains them on one"
         yield Refusal("method", "method full on several GPUs is not built yet", why, ("method=qlora",))
     optimizer = recipe.memory.optimizer
     if processes > 1 and optimizer not in ("auto", "adamw"):

@@ -160,9 +160,6 @@ def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:
     if shape.num_routed_parameters and recipe.method != "full" and not expert_rank(recipe, shape):
         share = shape.num_routed_parameters / shape.num_text_parameters
         notes.append(f"routed experts ({share:.0%} of the weights) get no adapter: lora.targets leaves them out")
-    if len(hardware.gpus) > 1 and hardware.processes == 1:
-        several = f"torchrun --nproc-per-node {len(hardware.gpus)} -m finetune train"
-        notes.append(f"of {len(hardware.gpus)} GPUs one is used; all of them: {several} RECIPE")
     if hardware.device == "cuda" and hardware.rule_kernel and not hardware.kernels:
         notes.append("causal_conv1d is not installed: the convolution before Gated DeltaNet's rule runs in torch")
     elif hardware.device == "cuda" and not hardware.kernels:

@@ -15,7 +15,7 @@ from typing import Any
 from finetune.architecture import read_model_type
 from finetune.data import Dataset, count_rows, prepare
 from finetune.errors import ArtifactError, DoesNotFit, OutsideError
-from finetune.hardware import Hardware, detect
+from finetune.hardware import Hardware, detect_started
 from finetune.hub import fetch, fetch_config, locate
 from finetune.model import save_adapter
 from finetune.plan import Plan, check_family, check_fits, make_plan, read_plan
@@ -49,7 +49,7 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
         DoesNotFit: the base's weights alone are larger than the memory; no run is made.
     """
     _check_trackers(recipe)
-    hardware = detect()
+    hardware = detect_started()
     if locate(recipe.base, recipe.base_path, recipe.revision) is None:
         _check_before_download(recipe, hardware)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
@@ -77,12 +77,7 @@ def _check_before_download(recipe: Recipe, hardware: Hardware) -> None:
 
 
 def train(
-    run: Run,
-    stop: Stop,
-    say: Say,
-    report: Report,
-    dataset: Dataset | None = None,
-    cache: Path | None = None,
+    run: Run, stop: Stop, say: Say, report: Report, dataset: Dataset | None = None, cache: Path | None = None
 ) -> dict[str, Any]:
     """Trains a run to its end, from its newest checkpoint that verifies; proves it and gives its manifest entry.
 
@@ -101,7 +96,7 @@ def train(
         Interrupted: a signal came; the state is saved.
         RunLocked: another process works in the folder.
     """
-    began, hardware = time.monotonic(), detect()
+    began, hardware = time.monotonic(), detect_started()
     recipe, plan = _reopen(run, hardware)
     processes = join(plan.device, plan.expert_parallel)
     say, report = (say, report) if processes.first else (_silent, _silent)
@@ -276,7 +271,7 @@ def _shared_out(plan: Plan, recipe: Recipe, processes: int) -> Plan:
     batch = recipe.train.batch_size
     if batch % processes:
         fits = max(n for n in range(1, processes + 1) if batch % n == 0)
-        why, fix = f"a step has {batch} examples", f"torchrun --nproc-per-node {fits} …"
+        why, fix = f"a step has {batch} examples", f"--processes {fits}   # or torchrun --nproc-per-node {fits}"
         raise DoesNotFit(
             f"{processes} processes cannot share a step", where=f"WORLD_SIZE={processes}", why=why, fix=fix
         )

@@ -36,7 +36,15 @@ def test_torchrun_hands_usr1_on_once_waits_and_ends_with_1(tmp_path: Path) -> No
     (tmp_path / "finetune.py").write_text(WORKER)  # found before the package, for it is the working folder
     job = Job("r.yaml", (), "runs", "r", nodes=1, gpus_per_node=2, cpus_per_gpu=1, time="1:00:00")
     address = ("--node-rank=0", "--master-addr=127.0.0.1", f"--master-port={20000 + os.getpid() % 10000}")
-    command = [BIN / "torchrun", *address, *torchrun_flags(job), "-m", "finetune", "train", "a $(b) 'c'.yaml"]
+    command = [
+        BIN / "torchrun",
+        *address,
+        *torchrun_flags(job.nodes, job.gpus_per_node),
+        "-m",
+        "finetune",
+        "train",
+        "a $(b) 'c'.yaml",
+    ]
     variables = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path, env=variables

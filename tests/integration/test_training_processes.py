@@ -13,14 +13,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 ROWS = Path(__file__).parents[2] / "data_templates" / "demo" / "train.jsonl"
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 SPREAD = ("--set", "parallel.zero=2", "--set", "parallel.expert=2")
 
 pytestmark = [pytest.mark.slow]
+
+
+def command(launcher: str, *words: str) -> list[str]:
+    """The command that trains: in one process, or in two that somebody starts."""
+    begin = {
+        "alone": [sys.executable, "-m", "finetune", "train"],
+        "ours": [sys.executable, "-m", "finetune", "train", "--processes", "2"],
+        "torchrun": ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", "finetune", "train"],
+        "deepspeed": [
+            *("deepspeed", "--num_accelerators", "2", "--master_port", str(20_000 + os.getpid() % 10_000)),
+            *("--no_local_rank", "--module", "finetune", "train"),
+        ],
+    }
+    return [*begin[launcher], *words]
 
 
 @dataclass(frozen=True)
@@ -29,17 +45,20 @@ class Folder:
 
     path: Path
 
-    def command(self, processes: int, *words: str) -> list[str]:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        return [sys.executable, *(launcher if processes > 1 else []), "-m", "finetune", "train", *words]
-
-    def train(self, processes: int, *words: str) -> str:
-        """Trains; gives what was printed."""
+    def train(self, launcher: str, *words: str) -> None:
         done = subprocess.run(
-            self.command(processes, *words), cwd=self.path, capture_output=True, text=True, timeout=240
+            command(launcher, *words), cwd=self.path, capture_output=True, text=True, timeout=240, env=ENVIRONMENT
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
+
+    def begin(self, launcher: str, name: str) -> subprocess.Popen[str]:
+        """Begins a run of two processes and comes back when it has saved its second step."""
+        words = command(launcher, "r.yaml", "--runs", name, *SPREAD)
+        running = subprocess.Popen(words, cwd=self.path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        deadline = time.monotonic() + 120
+        while not (self.run(name) / "checkpoints" / "checkpoint-2").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return running
 
     def run(self, name: str) -> Path:
         return self.path / name / "r-0001"
@@ -58,8 +77,8 @@ def folder(pico_moe_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Fol
         "memory: {micro_batch: 3}\n"
     )
     made = Folder(path)
-    made.train(1, "r.yaml", "--runs", "alone")
-    made.train(2, "r.yaml", "--runs", "spread", *SPREAD)
+    made.train("alone", "r.yaml", "--runs", "alone")
+    made.train("ours", "r.yaml", "--runs", "spread", *SPREAD)
     return made
 
 
@@ -113,34 +132,44 @@ def test_routers_are_counted_over_all_processes_and_a_filler_row_is_not(folder: 
         assert two["summary"][key] == pytest.approx(one["summary"][key], abs=0.01)
 
 
-def test_the_same_processes_resume_bit_for_bit(folder: Folder) -> None:
-    run = rewound(folder, "spread", "again")
-    folder.train(2, "--resume", str(run))
-    assert apart(folder.run("spread"), run) == 0
-
-
 def test_one_process_goes_on_where_two_stopped_and_two_where_one_did(folder: Folder) -> None:
     one, two = rewound(folder, "spread", "fewer"), rewound(folder, "alone", "more")
-    folder.train(1, "--resume", str(one))
-    folder.train(2, "--resume", str(two))
+    folder.train("alone", "--resume", str(one), "--processes", "1")
+    folder.train("torchrun", "--resume", str(two))
     assert apart(folder.run("spread"), one) < 1e-5
     assert apart(folder.run("alone"), two) < 1e-5
 
 
-def test_a_killed_process_ends_the_others_and_the_run_goes_on(folder: Folder) -> None:
-    command = folder.command(2, "r.yaml", "--runs", "killed", *SPREAD)
-    running = subprocess.Popen(command, cwd=folder.path, stderr=subprocess.PIPE, text=True)
-    checkpoints = folder.run("killed") / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not (checkpoints / "checkpoint-2").is_dir() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(running.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+@pytest.mark.parametrize("launcher", ["ours", "deepspeed"])
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(folder: Folder, launcher: str) -> None:
+    running = folder.begin(launcher, launcher)
+    (second,) = [p for p in psutil.Process(running.pid).children(recursive=True) if is_second(p)]
+    second.kill()
     _, told = running.communicate(timeout=60)
-    assert running.returncode != 0
-    assert "Signal 9 (SIGKILL)" in told
-    folder.train(2, "--resume", str(folder.run("killed")))
-    assert apart(folder.run("spread"), folder.run("killed")) == 0
+    if launcher == "ours":
+        assert running.returncode == 5
+        resume = f"finetune train --resume {launcher}/r-0001"
+        assert told.endswith(f"  fix   {resume}\n")
+        assert "error: process 1 was ended by SIGKILL\n" in told
+    else:  # its last line is an exit code, and it does not say whose
+        assert running.returncode != 0
+    folder.train(launcher, "--resume", str(folder.run(launcher)))
+    assert apart(folder.run("spread"), folder.run(launcher)) == 0, "the same processes resume bit for bit"
+
+
+def is_second(process: psutil.Process) -> bool:
+    return process.environ().get("RANK") == "1" and "train" in process.cmdline()
+
+
+def test_a_stop_asked_of_the_one_that_started_them_is_saved_by_all_and_ends_with_75(folder: Folder) -> None:
+    running = folder.begin("ours", "stopped")
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 75
+    assert told.count("error: stopped by SIGINT\n") == 1
+    assert told.endswith("  fix   finetune train --resume stopped/r-0001\n")
+    (newest,) = [r["step"] for r in records(folder.run("stopped")) if "loss" in r][-1:]
+    assert (folder.run("stopped") / "checkpoints" / f"checkpoint-{newest}").is_dir()
 
 
 def test_the_file_of_a_checkpoint_is_that_of_one_process(folder: Folder) -> None:

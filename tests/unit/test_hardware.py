@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,20 @@ import pytest
 from finetune import host, nvidia
 from finetune.asking import ask
 from finetune.cards import CARDS, MIB
+from finetune.errors import RecipeError
 from finetune.hardware import (
     ALLOCATOR_VARIABLES,
     CONTEXT_BYTES,
     GROWING,
+    LAUNCHED,
     Hardware,
     detect,
     plannable_bytes,
     usable_bytes,
+    use_gpus,
     use_growing_segments,
-    use_one_gpu,
     wished,
+    with_processes,
 )
 
 RTX4090 = "GPU-aa11, NVIDIA GeForce RTX 4090, 24564, 23900, 8.9, 580.95.05, [N/A]"
@@ -277,11 +281,47 @@ def test_an_answer_keeps_what_was_said_before_the_end() -> None:
 
 
 def test_cuda_numbers_gpus_as_the_driver_does_and_one_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "WORLD_SIZE"):
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", *LAUNCHED):
         monkeypatch.setenv(name, "")  # so that what is set here is taken back
         monkeypatch.delenv(name)
-    use_one_gpu()
+    use_gpus()
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]) == ("0", "PCI_BUS_ID")
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "shown"),
+    [("2,3,5", 2, "2,3"), ("2,3,5", 1, "2"), ("GPU-aa11", 1, "GPU-aa11"), ("", 2, ""), ("-1", 1, "-1")],
+)
+def test_of_the_gpus_that_somebody_chose_the_first_are_shown(
+    monkeypatch: pytest.MonkeyPatch, visible: str, count: int, shown: str
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    use_gpus(count)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == shown
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    use_gpus(1)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1", "each of those that were started takes its own"
+
+
+def test_a_process_trains_on_each_gpu_unless_fewer_are_asked_for(
+    smi: SmiMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    smi.says(H100S)
+    found = detect()
+    assert (found.processes, len(found.gpus)) == (8, 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    assert detect().processes == 2
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert detect().processes == 16
+    assert replace(with_processes(found, 4), gpus=()) == replace(found, gpus=(), processes=4)
+    with pytest.raises(RecipeError, match="9 processes cannot train here") as told:
+        with_processes(found, 9)
+    assert told.value.problems[0].fix == "--processes 8"
 
 
 def test_an_allocator_that_somebody_set_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

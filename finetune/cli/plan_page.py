@@ -91,13 +91,13 @@ def _ways(plan: Plan) -> list[str]:
     """A table of the ways to share out: each spread of the experts, and each stage with the chosen one."""
     if len(plan.alternatives) < 2:
         return []
-    lines = ["", f"{'sharing out':<13}experts over  ZeRO  GPU GiB  wire GB  {'a step':<9}computes"]
+    lines = ["", f"{'sharing out':<13}experts  ZeRO  GPU GiB  wire GB  {'a step':<9}computes"]
     for each in plan.alternatives:
         if each.zero == plan.zero or each.expert_parallel == plan.expert_parallel:
             spread = "-" if each.expert_parallel == 1 else str(each.expert_parallel)
             computing = 1 - each.wire_seconds / each.step_seconds
             figures = f"{each.peak_bytes / GIB:>7.2f}  {each.wire_bytes / 1e9:>7,.2f}  {_seconds(each.step_seconds):<9}"
-            lines.append(f"{'':<13}{spread:>12}  {each.zero:>4}  {figures}{computing:>8.1%}  {each.verdict}")
+            lines.append(f"{'':<13}{spread:>7}  {each.zero:>4}  {figures}{computing:>8.1%}  {each.verdict}")
     return lines
 
 

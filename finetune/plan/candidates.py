@@ -28,6 +28,10 @@ NEARLY = 1.02
 """Two sets whose steps take within so much of each other are equally fast to a roofline; the plainer one is taken."""
 
 
+SURE = 0.85
+"""Experts that fit whole are spread only for a step of so much of its time: a router may skew more than is counted."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One set of levers, with its consequences."""
@@ -83,8 +87,8 @@ def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts, hardware: H
 def best(found: Sequence[Candidate], room: Room) -> Candidate:
     """Takes the fastest set that fits; where none does, what lacks least of the device and then of the host.
 
-    A rounded head is taken only where none fits without, and a set that fits by less than the planner's tolerance
-    only where none fits by more.
+    A rounded head is taken only where none fits without, a set that fits by less than the planner's tolerance only
+    where none fits by more, and experts are spread only where they do not fit whole or much is gained.
     """
     fitting = [each for each in found if each.fits]
     if not fitting:
@@ -92,6 +96,9 @@ def best(found: Sequence[Candidate], room: Room) -> Candidate:
     exact = min(_roundness(each) for each in fitting)
     rounded_least = [each for each in fitting if _roundness(each) == exact]
     safe = [each for each in rounded_least if each.budget.peak_bytes <= SAFE * room.device_bytes] or rounded_least
+    whole = [each for each in safe if each.way.expert == 1]
+    if whole and min(each.seconds for each in safe) > SURE * min(each.seconds for each in whole):
+        safe = whole
     fastest = min(each.seconds for each in safe)
     quick = [each for each in safe if each.seconds <= NEARLY * fastest]
     return min(quick, key=lambda each: (each.num_pulled, _states(each), each.seconds))

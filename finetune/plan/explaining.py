@@ -109,6 +109,8 @@ def verdict(chosen: Candidate, other: Candidate, room: Room) -> str:
         return "rounds the head, which is not needed"
     if other.seconds > (1 + HARDLY) * chosen.seconds:
         return "slower"
+    if other.way.expert > chosen.way.expert and other.seconds < chosen.seconds:
+        return "quicker only while routers balance"
     if other.seconds < chosen.seconds / (1 + HARDLY):
         return "faster, and too close to the edge"
     return "not needed"

@@ -272,3 +272,65 @@ def test_a_plan_for_the_cpu_is_made_in_the_host_s_memory(plan: Command) -> None:
     assert (told["device"], told["dtype"], told["gpu"]) == ("cpu", "float32", "")
     assert "CUDA context" not in told["parts"]
     assert told["gpu_bytes"] <= 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# several GPUs
+
+MIXTURE = ("--set", "base=Qwen/Qwen3.6-35B-A3B")
+
+
+def test_the_page_of_several_gpus_says_what_they_share_and_send(plan: Command) -> None:
+    done = plan("--gpu", "h100x8", "--nodes", "2", "--network", "ib400", *MIXTURE)
+    assert (done.code, done.err) == (0, "")
+    assert "processes    16 on 2 machines: NVLink inside, InfiniBand 400 Gb/s for each GPU between\n" in done.out
+    assert re.search(
+        r"^on the wire  gradients [0-9.]+ GB a step from each; 9[0-9.]+% of a step computes$", done.out, re.M
+    )
+    table = done.out.split("sharing out")[1].split("\n\n")[0].splitlines()[1:]
+    assert [line.split()[:2] for line in table] == [
+        [spread, zero] for spread, zero in zip("---248", "012000", strict=True)
+    ]
+    assert [line.split()[-1] for line in table].count("chosen") == 1
+    assert max(map(len, table)) <= 100
+    assert "processes" not in plan("--gpu", "h100", *MIXTURE).out
+
+
+def test_the_json_of_several_gpus_has_the_wire_and_all_ways(plan: Command) -> None:
+    told = json.loads(plan("--gpu", "h100x8", "--json", *MIXTURE).out)
+    assert set(told["wire_bytes"]) == {"gradients"}
+    assert {(each["expert_parallel"], each["zero"]) for each in told["alternatives"]} == {
+        (expert, zero) for expert in (1, 2, 4, 8) for zero in (0, 1, 2)
+    }
+
+
+def test_why_not_answers_what_spreading_the_experts_would_send(plan: Command) -> None:
+    asked = ("--why-not", "parallel.expert=4", "--why-not", "parallel.expert=1", "--why-not", "parallel.expert=3")
+    spread, whole, odd, instead = plan("--gpu", "rtx4090x8", *MIXTURE, *asked).out.splitlines()
+    assert re.match(
+        r"parallel.expert=4: it fits, -[0-9.]+ GiB at the peak, \+[0-9]+%, [0-9.]+ GB on the wire a ", spread
+    )
+    assert spread.endswith("expert 4")
+    assert whole == "parallel.expert=1: that is what the plan does"
+    assert odd == "parallel.expert=3: the experts cannot be spread evenly: 256 experts do not divide by 3"
+    assert instead == "  instead  --set parallel.expert=1"
+
+
+def test_explain_names_the_ways_that_were_rejected(plan: Command) -> None:
+    told = plan("--gpu", "rtx4090x2", "--explain", *MIXTURE).out
+    (chosen,) = re.findall(r"^ +(\S+) +([012]) .* chosen$", told, re.M)
+    every = {("1", zero) for zero in "012"} | {("2", zero) for zero in "012"}
+    rejected = set(re.findall(r"^  parallel expert=(\d) zero=(\d) ", told, re.M))
+    assert rejected == every - {(chosen[0].replace("-", "1"), chosen[1])}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--nodes", "2"), "say what each machine has"),
+        (("--gpu", "h100x8", "--nodes", "2", "--network", "40gbe"), "no network is known by that word"),
+        (("--gpu", "h100x8", "--nodes", "0"), "--nodes"),
+    ],
+)
+def test_machines_that_cannot_be_wished_for_are_refused(plan: Command, words: tuple[str, ...], told: str) -> None:
+    done = plan(*words)
+    assert (done.code, told in done.err) == (2, True)

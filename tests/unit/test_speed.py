@@ -129,7 +129,8 @@ def test_the_small_base_on_two_cores_is_as_fast_as_measured() -> None:
 
 
 def test_the_dense_base_is_the_slower_one() -> None:
-    assert seconds(base=DENSE) > 3.5 * seconds(base=MIXTURE)  # a tenth of the arithmetic, but all experts are made whole
+    # a tenth of the arithmetic, but all experts are made whole
+    assert seconds(base=DENSE) > 3.5 * seconds(base=MIXTURE)
 
 
 def test_experts_that_are_spread_are_made_whole_by_those_that_hold_them_and_the_fullest_of_them_is_waited_for() -> None:

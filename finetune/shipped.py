@@ -14,5 +14,15 @@ def root() -> Path:
 
 
 def trades() -> list[str]:
-    """Lists what `finetune init` can start from."""
+    """Lists the trades; each has a folder of rows, and a recipe of the same name for one GPU."""
+    return sorted(folder.name for folder in (root() / "data_templates").iterdir() if folder.is_dir())
+
+
+def recipes() -> list[str]:
+    """Lists what `finetune init` can start from: a recipe of each trade, and what else was made of its rows."""
     return sorted(file.stem for file in (root() / "recipes").glob("*.yaml"))
+
+
+def trade_of(recipe: str) -> str:
+    """Gives the trade whose rows a recipe learns: `legal-cluster` is of `legal`."""
+    return recipe.partition("-")[0]

@@ -18,7 +18,7 @@ BAR = 40
 """Columns of a bar that fills the device, or the peak where that is more."""
 
 NARROW = 0.03
-"""Of the device's bytes: what the arithmetic may be off by."""
+"""Of the peak: what the arithmetic may be off by."""
 
 
 def page(plan: Plan, counts: Counts, notes: Iterable[str], bar: str = "▇") -> str:
@@ -40,7 +40,7 @@ def _verdict(plan: Plan) -> str:
     needed, spare = size(plan.peak_bytes).strip(), plan.gpu_bytes - plan.peak_bytes
     if not plan.fits:
         return f"DOES NOT FIT: {needed} at the peak; {where}"
-    if spare < NARROW * plan.gpu_bytes and plan.gpu:
+    if spare < NARROW * plan.peak_bytes and plan.gpu:
         told = f"{size(spare).strip()} to spare is less than this arithmetic may be off by"
         return f"fits NARROWLY: {needed} at the peak; {where}; {told} (memory.spare leaves more)"
     return f"fits: {needed} at the peak; {where}; {size(spare).strip()} to spare"
@@ -81,7 +81,7 @@ def _processes(plan: Plan) -> Iterator[tuple[str, str]]:
     machines = f"{plan.nodes} machines" if plan.nodes > 1 else "one machine"
     joined = f"{plan.links[0]} inside" + (f", {plan.links[1]} between" if plan.nodes > 1 else "")
     yield "processes", f"{plan.processes} on {machines}: {joined}"
-    yield "", plan.sharing
+    yield from (("", clause) for clause in plan.sharing.split("; "))
     parts = ", ".join(f"{name} {told / 1e9:,.2f}" for name, told in plan.wire_bytes.items())
     computing = 1 - plan.wire_seconds / plan.step_seconds
     yield "on the wire", f"{parts} GB a step from each; {computing:.1%} of a step computes"

@@ -13,34 +13,48 @@ from finetune.errors import RecipeError
 
 
 def init(
-    trade: str = typer.Argument(help="legal, medical, finance, manufacturing, support, code or demo."),
+    name: str = typer.Argument(help="legal, medical, finance, manufacturing, support, code, demo; legal-moe, …"),
     folder: Path = typer.Argument(Path(), help="Where to write; the working folder by default."),
 ) -> None:
     """Copy a recipe and its data template to start from."""
     from finetune import atomic, shipped
 
-    trades = shipped.trades()
-    if trade not in trades:
-        close = difflib.get_close_matches(trade, trades, n=1, cutoff=0)
-        raise RecipeError(
-            f"there is no recipe for {trade}", why=f"there are {', '.join(trades)}", fix=f"finetune init {close[0]}"
-        )
-    recipe, data = folder / "recipes" / f"{trade}.yaml", folder / "data_templates" / trade
-    fix = f"finetune init {trade} another-folder"
-    for target in (recipe, data):
+    recipes = shipped.recipes()
+    if name not in recipes:
+        close = difflib.get_close_matches(name, recipes, n=1, cutoff=0)
+        raise RecipeError(f"there is no recipe {name}", why=f"there are {_listed()}", fix=f"finetune init {close[0]}")
+    trade = shipped.trade_of(name)
+    recipe, data = folder / "recipes" / f"{name}.yaml", folder / "data_templates" / trade
+    fix = f"finetune init {name} another-folder"
+    there = trade != name and (data / "train.jsonl").is_file()  # another recipe of the same rows came before
+    for target in (recipe,) if there else (recipe, data):
         if os.path.lexists(target):
             used = f", and can be used as it is: finetune plan {recipe}" if target == recipe else ""
             why = f"it exists already{used}"
             raise RecipeError("this would overwrite your work", where=str(target), why=why, fix=fix)
     with atomic.refusal_told(folder, fix), atomic.full_disk_told(data):
         recipe.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(shipped.root() / "data_templates" / trade, data)
+        if not there:
+            shutil.copytree(shipped.root() / "data_templates" / trade, data)
         shutil.copy(shipped.root() / "recipes" / "recipe.schema.json", recipe.parent)
-        shutil.copy(shipped.root() / "recipes" / f"{trade}.yaml", recipe)
-    print(f"wrote {recipe} and {data}/")
+        shutil.copy(shipped.root() / "recipes" / f"{name}.yaml", recipe)
+    print(f"wrote {recipe}; it learns the rows of {data}/" if there else f"wrote {recipe} and {data}/")
     print(f"put your own rows into {data / 'train.jsonl'}, then:")
     print(f"  finetune plan  {recipe}")
     print(f"  finetune train {recipe}")
+
+
+def _listed() -> str:
+    """Lists the trades, each with the other recipes of its rows in brackets."""
+    from finetune import shipped
+
+    others = {
+        trade: [each for each in shipped.recipes() if shipped.trade_of(each) == trade] for trade in shipped.trades()
+    }
+    return ", ".join(
+        f"{trade} ({', '.join(each for each in names if each != trade)})" if len(names) > 1 else trade
+        for trade, names in others.items()
+    )
 
 
 def demo_base(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.levers import POSITIONS
-from finetune.plan.candidates import Candidate, Room
+from finetune.plan.candidates import NEARLY, Candidate, Room
 from finetune.plan.record import Plan
 from finetune.plan.sharing import best_by_way
 from finetune.recipe import Recipe
@@ -111,6 +111,6 @@ def verdict(chosen: Candidate, other: Candidate, room: Room) -> str:
         return "slower"
     if other.way.expert > chosen.way.expert and other.seconds < chosen.seconds:
         return "quicker only while routers balance"
-    if other.seconds < chosen.seconds / (1 + HARDLY):
+    if other.seconds < chosen.seconds / NEARLY:
         return "faster, and too close to the edge"
     return "not needed"

@@ -41,7 +41,7 @@ def write(
     way = chosen.way
     job = replace(job_of(recipe, shape, hardware, counts), zero=way.zero, expert=way.expert)
     room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
-    (per_epoch, steps), run_seconds = _steps(recipe, counts), chosen.seconds * _whole_steps(recipe, counts)
+    per_epoch, steps = _steps(recipe, counts)
     return Plan(
         base=Path(recipe.base).name if is_folder(recipe.base) else recipe.base,
         revision=None if is_folder(recipe.base) else recipe.revision,
@@ -69,12 +69,7 @@ def write(
         host_parts=needed.host_parts,
         disk_bytes=disk_bytes(recipe, shape, job, choices),
         length=job.length,
-        step_seconds=chosen.seconds,
-        run_seconds=run_seconds,
-        energy_kwh=job.processes * run_seconds * (hardware.card or CPU).watts / 3.6e6,
-        tokens_per_second=job.processes
-        * work_of(recipe, counts, job.length, choices, job.processes).tokens
-        / chosen.seconds,
+        **_time(recipe, job, hardware, counts, chosen),
         examples=counts.examples,
         steps_per_epoch=per_epoch,
         steps=steps,
@@ -85,6 +80,18 @@ def write(
         why=reason(chosen, room, recipe.memory.head),
         notes=tuple(_notes(recipe, shape, hardware)),
     )
+
+
+def _time(recipe: Recipe, job: Job, hardware: Hardware, counts: Counts, chosen: Candidate) -> dict[str, float]:
+    """Says how long a step and a run take, and what that costs."""
+    run_seconds = chosen.seconds * _whole_steps(recipe, counts)
+    tokens = work_of(recipe, counts, job.length, chosen.choices, job.processes).tokens
+    return {
+        "step_seconds": chosen.seconds,
+        "run_seconds": run_seconds,
+        "energy_kwh": job.processes * run_seconds * (hardware.card or CPU).watts / 3.6e6,
+        "tokens_per_second": job.processes * tokens / chosen.seconds,
+    }
 
 
 def _sharing(

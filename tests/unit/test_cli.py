@@ -17,6 +17,13 @@ from finetune.run import Run, create, manifest
 ROOT = Path(__file__).parents[2]
 TRADES = ("code", "demo", "finance", "legal", "manufacturing", "medical", "support")
 
+OTHERS = {
+    "legal-moe": ("rtx4090", 1),
+    "legal-moe-8gpu": ("rtx4090x8", 1),
+    "legal-cluster": ("rtx4090x8", 2),
+}
+"""Recipes of a trade's rows for other bases and machines -> the GPUs and the number of machines they are meant for."""
+
 
 def finetune(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -35,6 +42,30 @@ def test_init_writes_a_recipe_that_plans(trade: str, tmp_path: Path) -> None:
     assert json.loads(planned.stdout)["trainable_parameters"] == 108_789_760
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_init_writes_the_other_recipes_of_a_trade_beside_its_rows(name: str, tmp_path: Path) -> None:
+    gpus, nodes = OTHERS[name]
+    rows = tmp_path / "data_templates" / "legal" / "train.jsonl"
+    done = finetune("init", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"finetune train recipes/{name}.yaml" in done.stdout
+    planned = finetune("plan", f"recipes/{name}.yaml", "--gpu", gpus, "--nodes", str(nodes), "--json", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    told = json.loads(planned.stdout)
+    assert (told["fits"], told["nodes"]) == (True, nodes)
+    assert len(rows.read_text().splitlines()) == 24
+
+
+def test_rows_that_are_here_are_learnt_by_other_recipes_of_the_trade_and_never_overwritten(tmp_path: Path) -> None:
+    finetune("init", "legal", cwd=tmp_path)
+    rows = tmp_path / "data_templates" / "legal" / "train.jsonl"
+    rows.write_text("mine")
+    done = finetune("init", "legal-cluster", cwd=tmp_path)
+    assert (done.returncode, rows.read_text()) == (0, "mine")
+    assert "wrote recipes/legal-cluster.yaml; it learns the rows of data_templates/legal/" in done.stdout
+    assert finetune("init", "legal-cluster", cwd=tmp_path).returncode == 2
+
+
 def test_init_overwrites_nothing(tmp_path: Path) -> None:
     finetune("init", "legal", cwd=tmp_path)
     (tmp_path / "recipes" / "legal.yaml").write_text("mine")
@@ -47,6 +78,7 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
 def test_init_of_a_misspelt_trade_names_the_near_one(tmp_path: Path) -> None:
     done = finetune("init", "leagl", cwd=tmp_path)
     assert (done.returncode, done.stderr.splitlines()[-1].strip()) == (2, "fix   finetune init legal")
+    assert "legal (legal-cluster, legal-moe, legal-moe-8gpu), manufacturing" in done.stderr
 
 
 def test_recipe_show_writes_the_defaults_out(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def test_generated_files_are_those_of_the_schema() -> None:
     finally:
         sys.path.pop(0)
     assert (ROOT / "docs" / "recipe.md").read_text() == make_docs.recipe_page()
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        assert recipe.read_text() == make_docs.with_plan(recipe), "the plan in its head is not that of today"
 
 
 def test_the_readme_names_only_files_that_exist() -> None:

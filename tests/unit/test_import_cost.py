@@ -64,7 +64,7 @@ def test_a_plan_of_the_27b_comes_within_six_tenths_of_a_second(folder: Path) -> 
 def test_a_plan_for_eight_machines_looks_at_every_way_within_six_tenths_of_a_second(folder: Path) -> None:
     wishes = ("--set", "base=Qwen/Qwen3.6-35B-A3B", "--set", "train.batch_size=512")
     command = (sys.executable, "-m", "finetune", "plan", "good.yaml", "--gpu", "h100x8", "--nodes", "8", *wishes)
-    assert cpu_seconds(folder, *command) <= 0.6  # 0.31 was measured
+    assert cpu_seconds(folder, *command) <= 0.6  # 0.37 was measured
 
 
 @pytest.mark.parametrize(

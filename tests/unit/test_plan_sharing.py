@@ -153,8 +153,8 @@ def test_what_was_chosen_is_the_fastest_that_fits_but_for_a_fiftieth(tmp_path: P
         for method in ("qlora", "lora"):
             made = together(tmp_path, f"method={method}", hardware=wished(gpus))
             for each in made.alternatives:
-                good = each.fits and not re.search("rounds the head|too close to the edge|routers balance", each.verdict)
-                assert not good or made.step_seconds <= 1.02 * each.step_seconds, (gpus, each)
+                for_cause = re.search("rounds the head|too close to the edge|routers balance", each.verdict)
+                assert not each.fits or for_cause or made.step_seconds <= 1.02 * each.step_seconds, (gpus, each)
             assert [each.verdict for each in made.alternatives].count("chosen") == 1
 
 

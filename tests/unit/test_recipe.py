@@ -16,17 +16,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from finetune.data import count_rows, read_rows
-from finetune.hardware import Hardware
+from finetune.hardware import Hardware, wished, with_nodes
 from finetune.plan import make_plan
-from finetune.recipe import FAMILIES, Recipe, dump, json_schema, keys, load
+from finetune.recipe import FAMILIES, Parallel, Recipe, dump, json_schema, keys, load
 from finetune.recipe.foreign_keys import NOBODYS, SAME
 from finetune.recipe.proposals import propose
 from finetune.recipe.schema import sections
 from finetune.recipe.yaml_places import parse, scalar
 from finetune.shape import read_shape
+from finetune.shipped import trade_of
+from finetune.shipped import trades as trades_of
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
+OF_TRADES = [file for file in SHIPPED if trade_of(file.stem) == file.stem]
 GPU = Hardware(("NVIDIA GeForce RTX 4090",), 24 * 2**30, 2**36)
 
 GOOD = "base: Qwen/Qwen3.6-27B\ndata: {train: rows.jsonl}\n"
@@ -112,19 +115,36 @@ def test_foreign_keys_lead_to_keys_of_ours_and_are_none_themselves() -> None:
 # Shipped recipes
 
 
-def test_there_is_a_recipe_for_each_trade() -> None:
-    assert {file.stem for file in SHIPPED} == {
-        "code",
-        "demo",
-        "finance",
-        "legal",
-        "manufacturing",
-        "medical",
-        "support",
-    }
+def test_there_is_a_recipe_for_each_trade_and_others_of_the_same_rows() -> None:
+    trades = {"code", "demo", "finance", "legal", "manufacturing", "medical", "support"}
+    assert {file.stem for file in OF_TRADES} == set(trades_of()) == trades
+    assert {file.stem for file in SHIPPED} - trades == {"legal-moe", "legal-moe-8gpu", "legal-cluster"}
+    assert all(trade_of(file.stem) in trades for file in SHIPPED)
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    ("name", "hardware", "zero", "experts"),
+    [
+        ("legal-moe", wished("24GB"), 0, True),
+        ("legal-moe-8gpu", wished("rtx4090x8"), None, True),
+        ("legal-moe-8gpu", wished("h100x8"), 0, True),
+        ("legal-cluster", with_nodes(wished("rtx4090x8"), 2), 1, False),
+    ],
+)
+def test_a_recipe_for_other_machines_plans_for_them(
+    name: str, hardware: Hardware, zero: int | None, experts: bool
+) -> None:
+    recipe = load(ROOT / "recipes" / f"{name}.yaml")
+    assert len(read_rows(recipe.data.train)) == 24
+    assert recipe.train.batch_size % hardware.processes == 0
+    plan = make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe))
+    assert (plan.fits, plan.expert_parallel, plan.processes) == (True, 1, hardware.processes)
+    assert zero is None or plan.zero == zero
+    assert (plan.expert_rank > 0) == experts
+    assert recipe.parallel == Parallel(), "the plan chooses"
+
+
+@pytest.mark.parametrize("file", OF_TRADES, ids=lambda file: file.stem)
 def test_a_shipped_recipe_loads_has_valid_rows_and_plans(file: Path) -> None:
     recipe = load(file)
     rows = read_rows(recipe.data.train)

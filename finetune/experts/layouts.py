@@ -53,7 +53,15 @@ _EACH_EXPERT = r"mlp\.experts\.\d+\.(gate|up|down)_proj"
 Source: vLLM 0.33.0, lora/peft_helper.py, _match_pattern.
 """
 
-_READ = ("peft_type", "use_dora", "target_modules", "target_parameters", "rank_pattern", "alpha_pattern")
+_READ = (
+    "peft_type",
+    "use_dora",
+    "modules_to_save",
+    "target_modules",
+    "target_parameters",
+    "rank_pattern",
+    "alpha_pattern",
+)
 """What is asked of an adapter's config."""
 
 _NOT_OURS, _FIX = "the adapter is not one of ours", "give the folder `adapter` of a run"
@@ -213,6 +221,9 @@ def _read(adapter: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if config["use_dora"]:
         why = "its loader says: vLLM does not yet support DoRA"
         raise ArtifactError("vLLM does not serve DoRA", where=where, why=why, fix="--set lora.dora=false")
+    if config["modules_to_save"]:
+        why = "its loader takes low-rank adapters, and trained routers are whole"
+        raise ArtifactError("vLLM does not serve trained routers", where=where, why=why, fix="--set lora.router=false")
     foreign = [name for name in tensors if not _OURS.fullmatch(name)]
     if foreign or not tensors:
         why = f"{foreign[0]} is not a name that we give" if foreign else f"{SAFETENSORS_WEIGHTS_NAME} holds nothing"

@@ -204,6 +204,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a config of nobody": (lambda f: (f / CONFIG).write_text("{}"), "not one of ours", "not of a LoRA that we wrote"),
     "another method": (lambda f: told(f, peft_type="IA3"), "not one of ours", "not of a LoRA that we wrote"),
     "DoRA": (lambda f: told(f, use_dora=True), "vLLM does not serve DoRA", "does not yet support DoRA"),
+    "trained routers": (lambda f: told(f, modules_to_save=["mlp.gate"]), "does not serve trained routers", "low-rank"),
     "names of another class": (renamed, "not one of ours", "language_model.*is not a name that we give"),
     "no rank of experts": (lambda f: told(f, rank_pattern={}), "not one of ours", "does not fit them"),
     "experts that are not told": (lambda f: told(f, target_parameters=None), "not one of ours", "does not fit them"),

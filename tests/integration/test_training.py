@@ -101,7 +101,9 @@ def test_full_training_moves_every_family_and_reads_back(base: Path, tmp_path: P
     assert told["trainable parameters"] == plan["trainable_parameters"] == plan["total_parameters"]
     (gradients,) = [record["gradients"] for record in figures(run.path) if "gradients" in record]
     tied, moe = "tied" in base.name, "moe" in base.name
-    assert gradients["alive"].keys() == FAMILIES - {"lm_head" if tied else ""} | ({"experts", "router"} if moe else set())
+    assert gradients["alive"].keys() == FAMILIES - {"lm_head" if tied else ""} | (
+        {"experts", "router"} if moe else set()
+    )
     assert gradients["dead"] == {}
     read = AutoModelForCausalLM.from_pretrained(run.weights, dtype=torch.float32).state_dict()
     trained_state = trained.trainer.model.state_dict()

@@ -38,8 +38,7 @@ def write(
     found: Sequence[Candidate],
 ) -> Plan:
     """Writes a plan down; where nothing fits, without the ways out."""
-    way = chosen.way
-    job = replace(job_of(recipe, shape, hardware, counts), zero=way.zero, expert=way.expert)
+    job = replace(job_of(recipe, shape, hardware, counts), zero=chosen.way.zero, expert=chosen.way.expert)
     room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
     per_epoch, steps = _steps(recipe, counts)
     return Plan(
@@ -82,7 +81,7 @@ def write(
     )
 
 
-def _time(recipe: Recipe, job: Job, hardware: Hardware, counts: Counts, chosen: Candidate) -> dict[str, float]:
+def _time(recipe: Recipe, job: Job, hardware: Hardware, counts: Counts, chosen: Candidate) -> dict[str, Any]:
     """Says how long a step and a run take, and what that costs."""
     run_seconds = chosen.seconds * _whole_steps(recipe, counts)
     tokens = work_of(recipe, counts, job.length, chosen.choices, job.processes).tokens

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,8 @@ from finetune.memory.sharing import shared
 from finetune.plan.wire import EXCHANGES, all_gather, all_reduce, exchanged_bytes, reduce_scatter
 
 pytestmark = [pytest.mark.slow]
+
+PROOFS = Path(__file__).parents[1] / "proof"
 
 SIZE, EXPERTS, HIDDEN, INTERMEDIATE, CHOSEN = 2, 8, 128, 64, 2
 LENGTHS = (12, 5)
@@ -118,6 +122,17 @@ def engine(place: int, zero: int, accumulation: int, sent: Sent) -> dict[str, An
 @pytest.fixture(scope="module")
 def found() -> list[dict[Any, Any]]:
     return in_processes(SIZE, look)
+
+
+def test_the_page_of_clusters_holds_the_tables_of_today() -> None:
+    sys.path.insert(0, str(PROOFS))
+    try:
+        import clusters
+    finally:
+        sys.path.pop(0)
+    assert clusters.BEGIN + clusters.tables() + clusters.END in clusters.PAGE.read_text(), (
+        "scripts/prove clusters --write"
+    )
 
 
 def bytes_of(sent: Sent) -> float:

@@ -61,6 +61,8 @@ class Job:
     """DeepSpeed's stage: 1 shares out AdamW's states over the processes, 2 the gradients too."""
     expert: int = 1
     """Processes over which the routed experts are spread."""
+    routers: bool = False
+    """Whether an auxiliary loss hears what every router says."""
 
     @property
     def full(self) -> bool:
@@ -112,6 +114,8 @@ def budget(job: Job, levers: Levers, micro_batch: int, *, accumulates: bool = Tr
     coming: dict[str, dict[str, int]] = {}
     for name, size in _loss(job, levers, tokens).items():
         coming[name] = {"inputs to recompute from": inputs, "loss": size} | sharing.backward
+        if job.routers:
+            coming[name]["what routers say"] = _routers(job, tokens)
     for moment in _layer_moments(job, levers):
         tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4)
         coming[moment.name] = {
@@ -119,6 +123,8 @@ def budget(job: Job, levers: Levers, micro_batch: int, *, accumulates: bool = Tr
             "activations of one layer": tensors,
             "matrices made meanwhile": matrix,
         } | sharing.backward
+        if job.routers:
+            coming[moment.name]["what routers say"] = _routers(job, tokens)
         if job.expert > 1:
             coming[moment.name]["tokens of other processes"] = _gathered(job, tokens)
         if job.full and job.widths.tied:  # the head's share of the gradient waits for the embedding's
@@ -171,6 +177,12 @@ def _gathered(job: Job, tokens: int) -> int:
     widths = job.widths
     each = widths.hidden * job.e + widths.experts_per_token * (8 + job.e)
     return widths.num_layers * job.expert * tokens * each
+
+
+def _routers(job: Job, tokens: int) -> int:
+    """What the auxiliary loss keeps of every layer: logits, what softmax made of them, and the choices as int64."""
+    widths = job.widths
+    return widths.num_layers * tokens * (2 * job.e * widths.num_experts + 8 * widths.experts_per_token)
 
 
 def _vocabulary_gradient(job: Job) -> int:

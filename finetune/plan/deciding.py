@@ -92,6 +92,9 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         rank=0 if recipe.method == "full" else recipe.lora.rank,
         dropout=recipe.lora.dropout > 0,
         dora=recipe.lora.dora,
+        routers=bool(shape.routers)
+        and (recipe.method == "full" or recipe.lora.router)
+        and recipe.train.router_aux_loss_coef != 0,
         expert_rank=expert_rank(recipe, shape),
         nf4=recipe.method == "qlora",
         e=DTYPE_BYTES[hardware.device],

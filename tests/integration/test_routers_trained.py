@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import load_balancing_loss_func
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
@@ -108,6 +109,23 @@ def test_a_step_has_the_gradient_of_transformers_own_losses_weighed_by_tokens(tr
         assert (gradient - weight.grad).norm() / weight.grad.norm() < 1e-5
     first = next(record for record in figures(trained["run"].path) if "loss" in record)
     assert first["aux_loss"] == pytest.approx(auxiliary.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_the_auxiliary_loss_keeps_is_what_the_plan_counts(dtype: torch.dtype) -> None:
+    layers, tokens, experts, chosen = 3, 500, 256, 8
+    said = tuple(torch.randn(tokens, experts, dtype=dtype).requires_grad_() for _ in range(layers))
+    kept = {logits.untyped_storage().data_ptr(): logits.nbytes for logits in said}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = load_balancing_loss_func(said, experts, chosen, torch.ones(1, tokens, dtype=torch.int64))
+    assert loss > 0
+    counted = layers * tokens * (2 * dtype.itemsize * experts + 8 * chosen)
+    assert sum(kept.values()) == pytest.approx(counted, rel=0.02)
 
 
 def test_a_process_left_with_filler_alone_adds_nothing_and_stays_finite(trained: dict[str, Any]) -> None:

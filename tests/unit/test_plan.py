@@ -121,6 +121,18 @@ def test_experts_get_the_rank_over_the_experts_of_a_token_and_the_scale_of_all_o
     assert rooted.expert_alpha / math.sqrt(3) == pytest.approx(rooted.alpha / math.sqrt(rooted.rank))
 
 
+def test_trained_routers_are_counted_and_what_their_auxiliary_loss_keeps(tmp_path: Path) -> None:
+    frozen = planned(tmp_path, f"base={MIXTURE}")
+    trained = planned(tmp_path, f"base={MIXTURE}", "lora.router=true")
+    assert (frozen.num_routers, trained.num_routers) == (0, 40)
+    assert trained.trainable_parameters - frozen.trainable_parameters == 40 * 256 * 2048
+    tokens = trained.choices.micro_batch * trained.length
+    assert trained.parts["what routers say"] == 40 * tokens * (2 * 2 * 256 + 8 * 8)
+    assert "what routers say" not in frozen.parts
+    alone = planned(tmp_path, f"base={MIXTURE}", "lora.router=true", "train.router_aux_loss_coef=0")
+    assert "what routers say" not in alone.parts
+
+
 def test_experts_where_there_are_none_are_an_error_unless_all_families_are_named(tmp_path: Path) -> None:
     assert "experts" not in planned(tmp_path).num_targets
     with pytest.raises(RecipeError, match="no layer of the family experts") as told:

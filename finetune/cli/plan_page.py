@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from finetune.plan import levers_of
+from finetune.plan import levers_of, told_gb
 
 if TYPE_CHECKING:
     from finetune.data import Counts
@@ -82,9 +82,9 @@ def _processes(plan: Plan) -> Iterator[tuple[str, str]]:
     joined = f"{plan.links[0]} inside" + (f", {plan.links[1]} between" if plan.nodes > 1 else "")
     yield "processes", f"{plan.processes} on {machines}: {joined}"
     yield from (("", clause) for clause in plan.sharing.split("; "))
-    parts = ", ".join(f"{name} {told / 1e9:,.2f}" for name, told in plan.wire_bytes.items())
+    parts = ", ".join(f"{name} {told_gb(told)}" for name, told in plan.wire_bytes.items())
     computing = 1 - plan.wire_seconds / plan.step_seconds
-    yield "on the wire", f"{parts} GB a step from each; {computing:.1%} of a step computes"
+    yield "on the wire", f"{parts} a step from each; {computing:.1%} of a step computes"
 
 
 def _ways(plan: Plan) -> list[str]:
@@ -152,8 +152,8 @@ def compared(plan: Plan, other: Plan) -> str:
     changed = [f"{name} {after[name]}" for name in before if after[name] != before[name] and name != "accumulation"]
     then = f"; then {', '.join(changed)}" if changed else ""
     peak = f"{_change(other.peak_bytes - plan.peak_bytes)} GiB at the peak"
-    sent, would = (sum(each.wire_bytes.values()) / 1e9 for each in (plan, other))
-    wire = f", {would:,.1f} GB on the wire a step instead of {sent:,.1f}" if round(would - sent, 1) else ""
+    sent, would = (told_gb(sum(each.wire_bytes.values())) for each in (plan, other))
+    wire = f", {would} on the wire a step instead of {sent}" if would != sent else ""
     return f"it fits, {peak}, {_times(other.run_seconds / plan.run_seconds)}{wire}{then}"
 
 
@@ -182,7 +182,9 @@ def _adapters(plan: Plan) -> str:
         return "none: every text weight is trained"
     families = ", ".join(f"{family} {number}" for family, number in plan.num_targets.items())
     kind = {"dora": "DoRA, ", "rslora": "rsLoRA, "}.get(plan.variant, "")
-    return f"{kind}rank {plan.rank}, alpha {plan.alpha:g} on {sum(plan.num_targets.values())} layers ({families})"
+    routers = f", and {plan.num_routers} routers whole" if plan.num_routers else ""
+    layers = sum(plan.num_targets.values())
+    return f"{kind}rank {plan.rank}, alpha {plan.alpha:g} on {layers} layers ({families}){routers}"
 
 
 def _clock(seconds: float) -> str:

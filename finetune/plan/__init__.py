@@ -7,6 +7,7 @@ from finetune.plan.making import check_fits, make_plan
 from finetune.plan.record import Choices, Plan, levers_of, read_plan
 from finetune.plan.rescue import out_of_memory
 from finetune.plan.rules import refusals
+from finetune.plan.sharing import told_gb
 from finetune.plan.writing import UNQUANTISED
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "read_plan",
     "refusals",
     "room_of",
+    "told_gb",
 ]

@@ -20,6 +20,11 @@ def best_by_way(found: Sequence[Candidate], room: Room) -> dict[Way, Candidate]:
     return {way: best(those, room) for way, those in by_way.items()}
 
 
+def told_gb(num_bytes: int) -> str:
+    """Writes bytes on the wire, in the units of those who sell networks."""
+    return f"{num_bytes / GB:,.2f} GB" if num_bytes >= GB / 100 else f"{num_bytes / 1e6:,.1f} MB"
+
+
 def why_shared(recipe: Recipe, job: Job, chosen: Candidate, found: Sequence[Candidate], room: Room) -> str:
     """Says in a sentence why the processes hold what they hold; nothing of one process."""
     if job.processes == 1:
@@ -30,23 +35,23 @@ def why_shared(recipe: Recipe, job: Job, chosen: Candidate, found: Sequence[Cand
 
 
 def _of_experts(recipe: Recipe, job: Job, chosen: Candidate, by_way: dict[Way, Candidate], room: Room) -> Iterator[str]:
-    expert = chosen.way.expert
+    expert, each_one = chosen.way.expert, "GPU" if job.cuda else "process"
     if recipe.parallel.expert is not None:
         yield f"the recipe says parallel.expert {expert}"
         return
     whole, spread = _split(by_way.values())
     if expert > 1 and not any(each.fits for each in whole):
         lacking = min(room.lacks(each.budget)[0] for each in whole) / GIB
-        yield f"whole the experts lack {lacking:.1f} GiB, so they are spread over {expert} GPUs"
+        yield f"whole the experts lack {lacking:.1f} GiB, so they are spread over {expert}"
     elif expert > 1:
-        slower = min(each.seconds for each in whole if each.fits) / chosen.seconds - 1
-        yield f"spread over {expert} GPUs each makes fewer experts whole: {slower:.0%} less time than with all of them"
+        saved = 1 - chosen.seconds / min(each.seconds for each in whole if each.fits)
+        yield f"spread over {expert} each makes fewer experts whole: {saved:.0%} less time than with all of them"
     elif spread:
         other = min(spread, key=lambda each: each.wire.num_bytes)
-        tokens = other.wire.parts["tokens for routed experts"] / GB
-        held = sum(size for name, size in chosen.budget.parts.items() if name.startswith("routed experts in")) / GIB
-        what = f"each GPU holds all experts ({held:.1f} GiB)" if held else "each GPU holds all experts"
-        yield f"{what}: spread over {other.way.expert} they would send {tokens:,.1f} GB of tokens a step"
+        tokens = told_gb(other.wire.parts["tokens for routed experts"])
+        held = sum(size for name, size in chosen.budget.parts.items() if name.startswith("routed experts")) / GIB
+        what = f"each {each_one} holds all experts ({held:.1f} GiB)"
+        yield f"{what}: spread over {other.way.expert} they would send {tokens} of tokens a step"
 
 
 def _split(all_ways: Iterable[Candidate]) -> tuple[list[Candidate], list[Candidate]]:

@@ -1,7 +1,7 @@
 """Floor 1: bytes, by arithmetic on shapes, without torch. Every figure says where it comes from."""
 
 from finetune.memory.adapters import adapter_shapes, num_trainable, state_bytes
-from finetune.memory.budget import Budget, Job, budget
+from finetune.memory.budget import Budget, Job, budget, sent_weights
 from finetune.memory.layers import layer_moments
 from finetune.memory.loss import loss_moments
 from finetune.memory.sharing import REDUCED_AT_ONCE
@@ -26,6 +26,7 @@ __all__ = [
     "loss_moments",
     "num_trainable",
     "read_widths",
+    "sent_weights",
     "state_bytes",
     "weight_parts",
 ]

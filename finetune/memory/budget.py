@@ -10,7 +10,7 @@ from finetune.levers import Levers, Optimizer
 from finetune.memory.adapters import TRAINED_BYTES
 from finetune.memory.layers import layer_moments
 from finetune.memory.loss import loss_moments
-from finetune.memory.sharing import Shared, shared
+from finetune.memory.sharing import Shared, shared, shared_weights
 from finetune.memory.variants import Moment
 from finetune.memory.weights import WeightCounts, weight_parts
 from finetune.memory.widths import Widths
@@ -107,24 +107,22 @@ def budget(job: Job, levers: Levers, micro_batch: int, *, accumulates: bool = Tr
         accumulates: whether a step has several of them.
     """
     sharing = shared(job.num_trained, processes=job.processes, zero=job.zero, accumulates=accumulates)
-    static, moved = _static(job, levers, sharing)
+    weights, _, whole = _weights(job, levers)
+    static, moved = _static(job, levers, weights, sharing)
     held = sum(static.values())
     tokens = micro_batch * job.length
     inputs, offloaded = _inputs(job, levers, tokens)
+    beside = sharing.backward | {"frozen weights made whole": whole, "what routers say": _routers(job, tokens)}
     coming: dict[str, dict[str, int]] = {}
     for name, size in _loss(job, levers, tokens).items():
-        coming[name] = {"inputs to recompute from": inputs, "loss": size} | sharing.backward
-        if job.routers:
-            coming[name]["what routers say"] = _routers(job, tokens)
+        coming[name] = {"inputs to recompute from": inputs, "loss": size} | beside
     for moment in _layer_moments(job, levers):
         tensors, matrix = moment.bytes(tokens, e=job.e, nf4=job.nf4)
         coming[moment.name] = {
             "inputs to recompute from": inputs,
             "activations of one layer": tensors,
             "matrices made meanwhile": matrix,
-        } | sharing.backward
-        if job.routers:
-            coming[moment.name]["what routers say"] = _routers(job, tokens)
+        } | beside
         if job.expert > 1:
             coming[moment.name]["tokens of other processes"] = _gathered(job, tokens)
         if job.full and job.widths.tied:  # the head's share of the gradient waits for the embedding's
@@ -145,12 +143,22 @@ def budget(job: Job, levers: Levers, micro_batch: int, *, accumulates: bool = Tr
     return Budget(parts, held, moments, _host(job, levers, offloaded, moved, moments[worst]))
 
 
-def _static(job: Job, levers: Levers, sharing: Shared) -> tuple[dict[str, int], int]:
+def sent_weights(job: Job, levers: Levers) -> int:
+    """Gives the bytes of frozen weights of which each process has a share only, and gets the rest to work with them."""
+    return _weights(job, levers)[1]
+
+
+def _weights(job: Job, levers: Levers) -> tuple[dict[str, int], int, int]:
+    """The frozen weights of one process, what of all is shared out, and what of that is whole at one time."""
+    spread = replace(job.weights, experts=job.weights.experts // job.expert)
+    parts = weight_parts(spread, rows=job.widths.vocabulary, nf4=job.nf4, e=job.e, levers=levers)
+    return shared_weights(parts, processes=job.processes, zero=job.zero, e=job.e)
+
+
+def _static(job: Job, levers: Levers, weights: dict[str, int], sharing: Shared) -> tuple[dict[str, int], int]:
     """What stays on the device, and how much of the optimizer's states can leave it."""
-    trained = job.num_trained
+    trained, parts = job.num_trained, dict(weights)
     states, moved = job.states[levers.optimizer]
-    weights = replace(job.weights, experts=job.weights.experts // job.expert)
-    parts = weight_parts(weights, rows=job.widths.vocabulary, nf4=job.nf4, e=job.e, levers=levers)
     if job.full:  # every weight is trained, and trained weights are float32
         parts = {"trained weights": TRAINED_BYTES * trained}
     else:
@@ -182,6 +190,8 @@ def _gathered(job: Job, tokens: int) -> int:
 def _routers(job: Job, tokens: int) -> int:
     """What the auxiliary loss keeps of every layer: logits, what softmax made of them, and the choices as int64."""
     widths = job.widths
+    if not job.routers:
+        return 0
     return widths.num_layers * tokens * (2 * job.e * widths.num_experts + 8 * widths.experts_per_token)
 
 

@@ -78,7 +78,7 @@ def candidates(recipe: Recipe, job: Job, room: Room, counts: Counts, hardware: H
             needed = budget(shared, choices, choices.micro_batch, accumulates=choices.accumulation > 1)
             work = work_of(recipe, counts, job.length, choices, job.processes)
             most = choices.micro_batch * padded_length(counts, job.length, choices.micro_batch * way.expert)
-            wire = wire_of(shared, hardware, micro_steps=work.micro_steps, tokens=most)
+            wire = wire_of(shared, choices, hardware, micro_steps=work.micro_steps, tokens=most)
             seconds = step_seconds(shared, choices, work, room.card or CPU) + wire.seconds
             found.append(Candidate(choices, needed, seconds, room.holds(needed), way, wire))
     return found

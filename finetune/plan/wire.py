@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune.hardware import Hardware
+from finetune.levers import Levers
 from finetune.links import inside
-from finetune.memory import REDUCED_AT_ONCE, Job
+from finetune.memory import REDUCED_AT_ONCE, Job, sent_weights
 from finetune.memory.adapters import TRAINED_BYTES
 
 INDEX_BYTES = 8
@@ -24,6 +25,10 @@ INDEX_BYTES = 8
 EXCHANGES = 8
 """Collectives of one layer whose experts are spread: the longest, states, choices, their weights, answers; and in
 backward the gradients of answers, states and weights. Source: finetune/experts/exchange.py; a test counts them."""
+
+
+PASSES = 3
+"""Through all layers in a micro-batch, for each of which stage 3 gathers their weights: forward, again, backward."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,12 @@ def exchanged_bytes(*, tokens: float, size: int, hidden: int, chosen: int, e: in
     return forward + backward
 
 
-def wire_of(job: Job, hardware: Hardware, *, micro_steps: int, tokens: float) -> Wire:
+def wire_of(job: Job, levers: Levers, hardware: Hardware, *, micro_steps: int, tokens: float) -> Wire:
     """Says what a process sends in a step.
 
     Args:
         job: with its ZeRO stage, and the processes that its experts are spread over.
+        levers: as they are set.
         hardware: with its links.
         micro_steps: micro-batches of a step.
         tokens: of a micro-batch of the process that has most.
@@ -87,13 +93,19 @@ def wire_of(job: Job, hardware: Hardware, *, micro_steps: int, tokens: float) ->
     if job.processes == 1:
         return SILENT
     trained, n = TRAINED_BYTES * job.num_trained, job.processes
-    sums = micro_steps if job.zero == 2 else 1  # stage 2 keeps no others' gradients, so it adds up each micro-batch's
-    parts = {"gradients": sums * all_reduce(trained, n)}
+    sums = micro_steps if job.zero >= 2 else 1  # who keeps no others' gradients adds up each micro-batch's
+    added = reduce_scatter(trained, n) if job.zero == 3 else all_reduce(trained, n)
+    parts = {"gradients": sums * added}
     pieces = -(-job.num_trained // REDUCED_AT_ONCE) if job.zero else 1
-    seconds = sums * _seconds(all_reduce(trained, n), hardware, n, rounds=2 * pieces)
+    seconds = sums * _seconds(added, hardware, n, rounds=2 * pieces)
     if job.zero:
         parts["updated adapters"] = all_gather(trained / n, n)
         seconds += _seconds(parts["updated adapters"], hardware, n, rounds=1)
+    if job.zero == 3:
+        passes = PASSES * micro_steps
+        each = all_gather(sent_weights(job, levers) / n, n)
+        parts["frozen weights"] = passes * each
+        seconds += passes * _seconds(each, hardware, n, rounds=job.widths.num_layers)
     if job.expert > 1:
         layers, widths = micro_steps * job.widths.num_layers, job.widths
         each = exchanged_bytes(

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_memory import job
 from test_plan import DENSE, MIXTURE, UNKNOWN, planned
 
 from finetune.cards import CARDS
 from finetune.errors import RecipeError
 from finetune.hardware import Hardware, started_nodes, wished, with_network, with_nodes
+from finetune.levers import Levers
 from finetune.links import NETWORKS, inside
+from finetune.memory import NF4_BYTES, budget, sent_weights
 from finetune.plan import Plan, read_plan
-from finetune.plan.wire import all_gather, all_reduce, exchanged_bytes, reduce_scatter
+from finetune.plan.wire import all_gather, all_reduce, exchanged_bytes, reduce_scatter, wire_of
 
 FOUR, EIGHT = wished("24GBx4"), wished("h100x8")
 TWO_MACHINES = with_nodes(EIGHT, 2)
@@ -68,6 +71,20 @@ def test_facts_of_the_wire_are_found_again(tmp_path: Path) -> None:
 def test_one_process_sends_nothing_and_has_nothing_to_share_out(tmp_path: Path) -> None:
     made = planned(tmp_path, f"base={MIXTURE}")
     assert (made.wire_bytes, made.wire_seconds, made.alternatives, made.sharing, made.links) == ({}, 0, (), "", ())
+
+
+def test_stage_3_gathers_frozen_weights_three_times_in_a_micro_batch() -> None:
+    made, levers = job(processes=4, zero=3), Levers()
+    whole, shared = (budget(each, levers, 1) for each in (job(processes=4, zero=2), made))
+    sent = sent_weights(made, levers)
+    packed = whole.parts["linear layers in NF4"] * 0.5 / NF4_BYTES  # not the scales
+    assert sent == pytest.approx(packed + whole.parts["embedding"], abs=2)
+    assert whole.static_bytes - shared.static_bytes == pytest.approx(3 / 4 * sent, abs=4)
+    assert shared.parts["frozen weights made whole"] == 10**9
+    wire = wire_of(made, levers, FOUR, micro_steps=2, tokens=4096)
+    assert wire.parts["frozen weights"] == 2 * 3 * 3 * sent // 4
+    assert wire.parts["gradients"] == 2 * 3 * 4 * made.num_trained // 4  # of each a share, after each micro-batch
+    assert wire.seconds > 10 * wire_of(replace(made, zero=2), levers, FOUR, micro_steps=2, tokens=4096).seconds
 
 
 # links

@@ -10,7 +10,7 @@ from contextlib import suppress
 import typer
 
 from finetune import __version__
-from finetune.cli import doctoring, launching, looking, planning, starting, training
+from finetune.cli import doctoring, launching, looking, merging, planning, starting, training
 from finetune.errors import DoesNotFit, FinetuneError, Interrupted, OutsideError, TrainingStopped
 from finetune.hardware import is_first_process
 
@@ -31,6 +31,7 @@ app.command("train")(training.train)
 app.command("runs")(looking.runs)
 app.command("show")(looking.show)
 app.command("chat")(training.chat)
+app.command("merge")(merging.merge)
 app.add_typer(launching.app, name="launch")
 app.add_typer(recipe_app, name="recipe")
 recipe_app.command("schema")(looking.schema)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -108,3 +108,22 @@ def _read_into(opened: BinaryIO, rest: memoryview, file: Path) -> None:
     except OSError as error:
         why = f"{error.strerror}; the disk may be failing"
         raise ArtifactError("a shard of the base cannot be read", where=str(file), why=why, fix=fix) from error
+
+
+def read_whole(tensor: Stored) -> torch.Tensor:
+    """Reads one tensor in its shape and the dtype on disk.
+
+    Raises:
+        ArtifactError: the file ended before the tensor did: it was changed since its header was read.
+    """
+    data = torch.empty(tensor.num_bytes, dtype=torch.uint8)
+    with tensor.file.open("rb", buffering=0) as opened:
+        opened.seek(tensor.start)
+        _read_into(opened, as_bytes(data), tensor.file)
+    return data.view(DTYPES[tensor.dtype]).view(tensor.shape)
+
+
+def as_bytes(data: torch.Tensor) -> memoryview:
+    """Gives the bytes of a tensor on the CPU, which share its memory."""
+    array: Any = data.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)

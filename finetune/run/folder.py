@@ -62,6 +62,11 @@ class Run:
         return self.path / "weights"
 
     @property
+    def merged(self) -> Path:
+        """The base with the adapter in it, as it is published: a whole model."""
+        return self.path / "merged"
+
+    @property
     def checkpoints(self) -> Path:
         """From where an interrupted training goes on."""
         return self.path / "checkpoints"

@@ -1,0 +1,157 @@
+"""A text model that holds no matrix: each is read from its folder whenever it multiplies, a few rows at a time.
+
+All around it is transformers' own: its class is built without memory, and of its weights only norms, convolutions,
+decays and routers are filled. Everything is float32, so that what is compared is weights and not arithmetic.
+An adapter is never added to a weight here: it works beside it, by two low-rank products, as in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from finetune.experts import ExpertLora, RoutedExperts
+from finetune.merge.changes import Adapter, LowRank, OfExperts, Whole
+from finetune.merge.weights import Weights
+from finetune.model.experts import experts_of, replace_experts
+from finetune.model.skeleton import make_skeleton
+from finetune.plan import Plan
+
+EXPERTS_AT_ONCE = 4
+"""That are whole in memory: of the 35B-A3B, 34 MB."""
+
+Blur = Callable[[torch.Tensor], torch.Tensor]
+"""Changes rows of a weight a little, to see what so little does."""
+
+
+class LinearOnDisk(nn.Module):
+    """Stands where a linear layer without bias stood."""
+
+    def __init__(self, weights: Weights, name: str, adapter: Adapter | None, blur: Blur | None) -> None:
+        super().__init__()
+        self.weights, self.name, self.adapter, self.blur = weights, name, adapter, blur
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        """Multiplies with the weight; an adapter's product is added, and DoRA's length is put right."""
+        flat = given.reshape(-1, given.shape[-1])
+        change = self.adapter.change(self.name) if self.adapter else None
+        out = flat.new_empty(len(flat), self.weights.parameters[self.name][0])
+        lengthen = out.new_ones(out.shape[1])
+        for first, rows in self.weights.rows(self.name):
+            rows = self.blur(rows) if self.blur else rows
+            here = slice(first, first + len(rows))
+            out[:, here] = flat @ rows.T
+            if isinstance(change, LowRank) and change.magnitude is not None:
+                lengthen[here] = change.lengthen(here, rows.add_(change.b[here] @ change.a, alpha=change.scale))
+        if change is not None:
+            assert isinstance(change, LowRank), f"{self.name} is trained whole"
+            out += (flat @ change.a.T) @ change.b.T * change.scale
+        return (out * lengthen).view(*given.shape[:-1], -1)
+
+
+class StackOnDisk(nn.Module):
+    """One weight of all routed experts of a layer, of which a few at a time are read."""
+
+    at_once = EXPERTS_AT_ONCE
+
+    def __init__(self, weights: Weights, name: str, blur: Blur | None) -> None:
+        super().__init__()
+        self.weights, self.name, self.blur = weights, name, blur
+        _, self.out_features, self.in_features = weights.parameters[name]
+
+    def whole(self, first: int, last: int) -> torch.Tensor:
+        """Reads the weights of some experts, (last - first, out, in)."""
+        found = self.weights.experts(self.name, first, last)
+        return self.blur(found) if self.blur else found
+
+
+class LoraOnDisk(nn.Module):
+    """The adapters of one weight of all experts of a layer, read when they are applied."""
+
+    def __init__(self, adapter: Adapter, name: str, num_experts: int) -> None:
+        super().__init__()
+        self.adapter, self.name, self.num_experts = adapter, name, num_experts
+
+    def forward(self, rows: torch.Tensor, *where: Any) -> torch.Tensor:
+        """Applies them as training does."""
+        change = self.adapter.change(self.name, self.num_experts)
+        assert isinstance(change, OfExperts)
+        (experts, out, rank), into = change.b.shape, change.a.shape[2]
+        lora = ExpertLora(experts, out, into, rank=rank, scaling=change.scale, dropout=0.0, device="cpu")
+        lora.lora_A.data, lora.lora_B.data = change.a, change.b
+        return cast("torch.Tensor", lora(rows, *where))
+
+
+class EmbeddingOnDisk(nn.Module):
+    """Stands where the embedding stood."""
+
+    def __init__(self, weights: Weights, name: str) -> None:
+        super().__init__()
+        self.weights, self.name = weights, name
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Looks rows up on disk."""
+        return self.weights.some_rows(self.name, ids.flatten()).view(*ids.shape, -1)
+
+
+def model_on_disk(weights: Weights, plan: Plan, adapter: Adapter | None, blur: Blur | None = None) -> Any:
+    """Builds the text model of a folder, without its head; what it is called with is what transformers' is called with.
+
+    Args:
+        weights: of the folder.
+        plan: of the run.
+        adapter: that works beside the weights.
+        blur: of the weights that the adapter changes.
+    """
+    causal = make_skeleton(weights.folder, replace(plan, quantisation=None, dtype="float32", device="cpu"))
+    changed = adapter.place(weights.parameters) if adapter else set()
+    replace_experts(causal, nf4=False, dtype=torch.float32, device=torch.device("meta"))
+    for block, experts in experts_of(causal).items():
+        _put_on_disk(experts, block, weights, adapter if f"{block}.gate_up_proj" in changed else None, blur)
+    for block, module in list(causal.model.named_modules(prefix="model")):
+        name = f"{block}.weight"
+        if isinstance(module, nn.Linear):
+            assert f"{block}.bias" not in weights.parameters, f"{block} has a bias"
+            own = (adapter, blur) if name in changed else (None, None)
+            causal.set_submodule(block, LinearOnDisk(weights, name, *own))
+        elif isinstance(module, nn.Embedding):
+            causal.set_submodule(block, EmbeddingOnDisk(weights, name))
+    model = causal.model
+    for path in {name.rpartition(".")[0] for name, _ in model.named_non_persistent_buffers()}:
+        rotary = model.get_submodule(path)  # its frequencies follow from the config
+        model.set_submodule(path, type(rotary)(rotary.config))
+    for name, parameter in list(model.named_parameters(prefix="model")):
+        filled = weights.whole(name)
+        if adapter and name in changed:
+            change = adapter.change(name)
+            assert isinstance(change, Whole), f"{name} is no linear layer"
+            filled = blur(change.weight) if blur else change.weight
+        block, _, leaf = name.rpartition(".")
+        setattr(causal.get_submodule(block), leaf, nn.Parameter(filled.view(parameter.shape), requires_grad=False))
+    return model.eval()
+
+
+def _put_on_disk(
+    experts: RoutedExperts, block: str, weights: Weights, adapter: Adapter | None, blur: Blur | None
+) -> None:
+    """Puts the weights of a layer's experts, and their adapters, where they are read from disk."""
+    for leaf in list(experts.stacks):
+        name, part = f"{block}.{leaf}", leaf.removesuffix("_proj")
+        setattr(experts, part, StackOnDisk(weights, name, blur if adapter else None))
+        if adapter:
+            setattr(experts, f"{part}_lora", LoraOnDisk(adapter, name, experts.num_experts))
+
+
+@torch.no_grad()
+def states(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Gives what goes into the head, (tokens, hidden).
+
+    Args:
+        model: as `model_on_disk` built it.
+        ids: (tokens,).
+    """
+    return cast("torch.Tensor", model(input_ids=ids[None], use_cache=False).last_hidden_state[0])

@@ -1,0 +1,72 @@
+"""What a merged model is asked in its proof: rows that training held out or, where there are none, a fixed text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data import Renderer, read_split
+from finetune.data.template import read_template
+from finetune.data.vocabulary import read_vocabulary
+from finetune.recipe import Recipe
+
+MOST_TOKENS = 256
+"""That are compared; each costs every model two operations a weight."""
+
+MOST_BYTES = 32 * 2**20
+"""Of the files of rows; larger ones are left alone, for rows are held in memory while they are split."""
+
+TEXT = """\
+The pump on line three stopped at noon. The log says that the valve was closed, and that nobody wrote down who had
+closed it. What should the person on the line do first? Open the valve, wait until the pressure is above 40 bar, then
+start the pump again; if it stops a second time, call the engineer. In French: « La pompe s'est arrêtée à midi. »
+def median(values: list[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+The integral of 2x from 0 to 3 is 9, since x squared is 9 at 3 and 0 at 0. A contract that names no date of its end
+runs until one side gives notice, as clause 4 of the general terms says, unless clause 12 says otherwise.
+"""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """One row of tokens; every model compared sees the same."""
+
+    ids: list[int]
+    told: str
+    """What they are, in words."""
+
+
+def read_prompts(recipe: Recipe, base: Path) -> Prompts:
+    """Lays held-out rows end to end, as training rendered them, up to a few hundred tokens.
+
+    Raises:
+        ArtifactError: the base has no tokenizer or template.
+    """
+    vocabulary = read_vocabulary(base)
+    if _has_rows(recipe):
+        renderer = Renderer(
+            template=read_template(base),
+            vocabulary=vocabulary,
+            system=recipe.system,
+            preserve_thinking=recipe.data.preserve_thinking,
+            learn_reasoning=recipe.data.thinking != "never",
+        )
+        ids: list[int] = []
+        for row in read_split(recipe)[1]:
+            for example in renderer.examples(row):
+                ids += example.ids
+            if len(ids) >= MOST_TOKENS:
+                break
+        if ids:
+            return Prompts(ids[:MOST_TOKENS], f"{len(ids[:MOST_TOKENS])} tokens of held-out rows")
+    (ids,) = vocabulary.encode([(TEXT, False)])
+    return Prompts(ids[:MOST_TOKENS], f"{len(ids[:MOST_TOKENS])} tokens of a fixed text")
+
+
+def _has_rows(recipe: Recipe) -> bool:
+    """Tells whether rows are held out, still there, and not too many to be read."""
+    files = [Path(recipe.data.train), *([recipe.data.eval] if isinstance(recipe.data.eval, Path) else [])]
+    there = all(file.is_file() for file in files)
+    return recipe.data.eval != 0 and there and sum(file.stat().st_size for file in files) <= MOST_BYTES

@@ -1,0 +1,148 @@
+"""Proves that a merged model answers as its base with the adapter beside it: both are run from disk, and compared.
+
+A merged weight is rounded to bfloat16, so the two can never be equal. What rounding may do is measured, not guessed:
+the tuning itself moves the answers by some distance, and a merged model that is 20 times nearer has kept it; where the
+tuning moved them by hardly more than rounding does, the base's weights are moved by a rounding error drawn by chance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from finetune.errors import ProofFailed
+from finetune.merge.changes import Adapter
+from finetune.merge.logits import Comparison, Distance
+from finetune.merge.ondisk import model_on_disk, states
+from finetune.merge.prompts import Prompts
+from finetune.merge.weights import Weights
+from finetune.plan import Plan
+from finetune.run import Claim
+
+MOST_SHARE = 0.05
+"""Of the tuning's own distance, that the merged model may be away from base and adapter: it keeps at least 95 %."""
+
+MOST_ROUNDINGS = 4.0
+"""Times the distance that rounding errors drawn by chance make. Divergence grows with their square and varies with the
+draw; of wrong merges (a scale of alpha instead of alpha / rank, one adapter left out) none came near."""
+
+BITS = 8
+"""Of bfloat16's significand, the hidden one among them."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What was measured, against base and adapter."""
+
+    merged: Distance
+    base: Distance
+    rounding: Distance | None
+    """Of errors drawn by chance; None where the first bound is enough."""
+
+    @property
+    def most_kl(self) -> float:
+        """What the merged model may be away."""
+        by_tuning = MOST_SHARE * self.base.mean_kl
+        return by_tuning if self.rounding is None else max(by_tuning, MOST_ROUNDINGS * self.rounding.mean_kl)
+
+    @property
+    def holds(self) -> bool:
+        """Tells whether it is near enough; of a figure that is not finite it is not."""
+        return self.merged.mean_kl <= self.most_kl and math.isfinite(self.merged.max_difference)
+
+
+def compare_answers(
+    base: Weights, merged: Weights, adapter: Adapter, plan: Plan, prompts: Prompts, say: Report
+) -> Proven:
+    """Runs base, base with adapter, and merged over the prompts, one matrix after another, in float32.
+
+    Args:
+        base: what the adapter was merged onto.
+        merged: what came of it.
+        adapter: of the run.
+        plan: of the run.
+        prompts: what is asked.
+        say: is told which of them runs.
+    """
+    ids = torch.tensor(prompts.ids)
+
+    def run(told: str, weights: Weights, *beside: object) -> torch.Tensor:
+        say(f"proof: {told}")
+        return states(model_on_disk(weights, plan, *beside), ids)  # type: ignore[arg-type]
+
+    tuned = run("base and adapter", base, adapter)
+    others = [(run("merged", merged, None), merged), (run("base", base, None), base)]
+    found = _distances(base, tuned, others)
+    proven = Proven(found[0], found[1], None)
+    if not proven.holds:
+        blurred = run("base and adapter, weights blurred", base, adapter, blur(seed=0))
+        (rounding,) = _distances(base, tuned, [(blurred, base)])
+        proven = Proven(found[0], found[1], rounding)
+    return proven
+
+
+def claims_of(proven: Proven, prompts: Prompts) -> list[Claim]:
+    """Writes down what was measured.
+
+    Raises:
+        ProofFailed: the merged model is too far from base and adapter.
+    """
+    merged, base = proven.merged, proven.base
+    if not proven.holds:
+        why = (
+            f"mean KL {merged.mean_kl:.3g} nats a token over {prompts.told}; {proven.most_kl:.3g} is allowed, "
+            f"and the base itself is {base.mean_kl:.3g} away"
+        )
+        raise ProofFailed("the merged model does not answer as base and adapter do", why=why)
+    beside = f"merged against base + adapter, {prompts.told}"
+    told: list[Claim] = [
+        {
+            "claim": f"mean KL in nats a token, {beside}",
+            "measured": merged.mean_kl,
+            "tolerance": proven.most_kl,
+            "holds": True,
+        },
+        _figure("mean KL of the base against base + adapter, for scale", base.mean_kl),
+        _figure("largest difference of a logit", merged.max_difference),
+        _figure("share of tokens whose likeliest next token is the same", merged.agreement),
+        _figure("the same of the base, for scale", base.agreement),
+    ]
+    if proven.rounding is not None:
+        told.append(_figure("mean KL that rounding errors by chance make", proven.rounding.mean_kl))
+    return told
+
+
+def blur(seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Gives a function that adds to each weight an error such as rounding it to bfloat16 makes.
+
+    It is drawn evenly from half a unit in the last place below to half a unit above.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def blurred(rows: torch.Tensor) -> torch.Tensor:
+        exponent = torch.frexp(rows).exponent  # of a fraction from 0.5 to 1
+        drawn = torch.rand(rows.shape, generator=generator) - 0.5
+        return rows + torch.ldexp(drawn, exponent - BITS)
+
+    return blurred
+
+
+def _distances(base: Weights, tuned: torch.Tensor, others: Iterable[tuple[torch.Tensor, Weights]]) -> list[Distance]:
+    """Passes what goes into the heads through them, and compares each with what base and adapter say."""
+    name = "lm_head.weight" if "lm_head.weight" in base.parameters else "model.embed_tokens.weight"
+    compared = [(Comparison(len(tuned)), states, weights) for states, weights in others]
+    for first, rows in base.rows(name):
+        wanted = tuned @ rows.T
+        for comparison, given, weights in compared:
+            own = rows if weights is base else weights.part(name, first, first + len(rows))
+            comparison.take(first, wanted, given @ own.T)
+    return [comparison.distance() for comparison, _, _ in compared]
+
+
+def _figure(claim: str, measured: float) -> Claim:
+    return {"claim": claim, "measured": measured, "tolerance": None, "holds": True}

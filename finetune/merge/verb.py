@@ -1,0 +1,239 @@
+"""`finetune merge`: the base with its adapter in it, from disk to disk, proven before the folder gets its name.
+
+The published shards are copied; only tensors that an adapter changes are others. Nothing is loaded and saved again by
+a library, for that would lose vision and multi-token prediction. A kill at any instant loses one shard's work.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune import __version__, host
+from finetune.errors import ArtifactError, DoesNotFit
+from finetune.merge.changes import experts_in
+from finetune.merge.comparing import compare_bytes, compare_files
+from finetune.merge.copying import Rows, changed_in, write_file
+from finetune.merge.journal import Journal
+from finetune.merge.order import Onto, Order, again, take
+from finetune.merge.prompts import read_prompts
+from finetune.merge.proof import claims_of, compare_answers
+from finetune.merge.weights import Weights
+from finetune.run import Claim, Entry, Run, atomic, locked, manifest
+from finetune.shards import Stored, shards
+
+Say = Callable[[str], None]
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is done, the bytes done so far, and those to be done in all."""
+
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
+
+ROOM_BYTES = 2**20
+"""Beside the files: the journal, and what a file system takes for itself."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who hears of the work."""
+
+    say: Say
+    progress: Progress
+
+
+def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress) -> dict[str, Any]:
+    """Merges a run's adapter into its base; goes on where an interrupted merge was; gives its manifest entry.
+
+    Args:
+        run: that finished.
+        onto: the published weights, or what 4 bits restored of them in training.
+        out: the folder to make; without one it is `merged` in the run.
+        say: takes a line for the user.
+        progress: is told after each piece.
+
+    Raises:
+        ArtifactError: run, adapter or base is not what it was, or there is something in the place of the folder.
+        DoesNotFit: the disk is full, or will be.
+        ProofFailed: what was made is not base and adapter; it keeps its `.partial` name.
+        RunLocked: another process works in the run.
+    """
+    began, out = time.monotonic(), Path(os.path.normpath(out or run.merged))
+    told = Told(say, progress)
+    with locked(run):
+        journal = Journal(out)
+        if (finished := _finished(run, onto, journal, say)) is not None:
+            return finished
+        order = take(run, onto)
+        fix = f"give another one: {again(run, onto, out.with_name(f'{out.name}-2'))}"
+        with atomic.refusal_told(out, fix), atomic.full_disk_told(journal.model, then=again(run, onto, out)):
+            _check_room(order, journal)
+            if journal.open(order.identity):
+                say(f"going on in {journal.folder}: what is there is verified first")
+            copied = _write(order, journal, told)
+            journal.proven(_prove(order, journal, told, began, copied))
+            return _publish(run, journal)
+
+
+def _finished(run: Run, onto: str, journal: Journal, say: Say) -> dict[str, Any] | None:
+    """Gives the entry of a merge that is over, its files verified; one that was killed at the very end is ended here.
+
+    Raises:
+        ArtifactError: there is something else in the place of the folder.
+    """
+    out = journal.out
+    if not os.path.lexists(out):
+        return None
+    stages = manifest.read(run.manifest)["stages"]
+    entries = [e for e in stages if e["stage"] == "merge" and e["inputs"].get("onto") == onto]
+    if os.path.lexists(journal.folder) and journal.read()["run"] == str(run.path.resolve()) and journal.entry:
+        entries.append(journal.entry)
+    for entry in reversed(entries):
+        if _is_whole(run, out, entry["outputs"]):
+            if entry is journal.entry:
+                return _publish(run, journal)
+            say("the merge is finished, and its files are those that were proven")
+            return dict(entry)
+    fix = f"mv {shlex.quote(str(out))} {shlex.quote(f'{out}-before')}   # or name another folder by --out"
+    raise ArtifactError("there is something in this place", where=str(out), fix=fix)
+
+
+def _is_whole(run: Run, out: Path, outputs: dict[str, str]) -> bool:
+    """Tells whether a folder holds what an entry says that it made there, and nothing besides."""
+    files = {_name(run, file): file for file in out.iterdir()} if out.is_dir() else {}
+    return files.keys() == outputs.keys() and all(atomic.sha256(f) == outputs[name] for name, f in files.items())
+
+
+def _check_room(order: Order, journal: Journal) -> None:
+    """Compares what is to be written with the disk.
+
+    Raises:
+        DoesNotFit: it has too little room.
+    """
+    whole = sum(file.stat().st_size for file in (*shards(order.base.folder), *order.others)) + ROOM_BYTES
+    needed, free = max(0, whole - atomic.taken_bytes(journal.folder)), host.disk_free_bytes(journal.out.parent)
+    if free < needed:
+        raise DoesNotFit(
+            "the disk has too little room for the merged model",
+            where=str(journal.out.parent),
+            why=f"{needed:,} bytes are to be written, {free:,} are free",
+            fix=f"free {needed - free:,} bytes, or name a folder on a larger disk by --out",
+        )
+
+
+def _write(order: Order, journal: Journal, told: Told) -> float:
+    """Writes the files that are not there yet, and gives the seconds that it took."""
+    began, base = time.monotonic(), order.base
+    files = [*shards(base.folder), *order.others]
+    done, whole = 0, sum(file.stat().st_size for file in files)
+    rows: dict[Stored, Rows] = {tensor: partial(_rows, order, tensor) for tensor in order.touched}
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        told.progress("merging", done, whole)
+
+    for file in files:
+        if journal.is_whole(file.name):
+            count(file.stat().st_size)
+            continue
+        changed = changed_in(file, rows) if file in shards(base.folder) else {}
+        target = journal.model / file.name
+        journal.finished(file.name, write_file(file, target, changed, count))
+    for leftover in journal.model.iterdir():
+        if leftover.name not in journal.files:  # of a process that was killed while it wrote
+            leftover.unlink()
+    return time.monotonic() - began
+
+
+def _rows(order: Order, tensor: Stored) -> Iterator[torch.Tensor]:
+    """Gives a tensor's new rows."""
+    base, name = order.base, order.base.parts[tensor].name
+    change = order.adapter.change(name, experts_in(name, base.parameters)) if order.touched[tensor] else None
+    for first, rows in base.pieces(tensor):
+        yield change.apply(first, rows) if change else rows
+
+
+def _prove(order: Order, journal: Journal, told: Told, began: float, copied: float) -> Entry:
+    """Compares bytes and answers with those of base and adapter.
+
+    Raises:
+        ProofFailed: they are not what they should be.
+    """
+    base, files = order.base.folder, shards(order.base.folder)
+    done, whole = 0, sum(file.stat().st_size for file in files)
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        told.progress("comparing", done, whole)
+
+    compared = compare_bytes(base, journal.model, order.touched, journal.files, count)
+    compare_files(order.others, journal.model, journal.files)
+    prompts = read_prompts(order.recipe, base)
+    proven = compare_answers(order.base, Weights(journal.model), order.adapter, order.plan, prompts, told.say)
+    untouched = len(order.base.tensors) - len(order.touched)
+    claims: list[Claim] = [
+        {
+            "claim": "tensors that no adapter is on, the base's bit for bit",
+            "measured": compared.same,
+            "tolerance": untouched,
+            "holds": compared.same == untouched,
+        },
+        {
+            "claim": "tensors that became others",
+            "measured": compared.changed,
+            "tolerance": len(order.touched),
+            "holds": compared.changed + len(compared.unchanged) == len(order.touched),
+        },
+        *claims_of(proven, prompts),
+        {"claim": "seconds of writing", "measured": round(copied, 1), "tolerance": None, "holds": True},
+    ]
+    if compared.unchanged:
+        told.say(
+            f"note: {len(compared.unchanged)} tensors came out as the base's, first {compared.unchanged[0]}: "
+            "their tuning is smaller than bfloat16 tells apart"
+        )
+    return Entry(
+        stage="merge",
+        inputs=order.inputs,
+        outputs={_name(order.run, journal.out / name): digest for name, digest in sorted(journal.files.items())},
+        claims=claims,
+        versions={
+            "finetune": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+        seconds=round(time.monotonic() - began, 1),
+        finished=manifest.now(),
+    )
+
+
+def _publish(run: Run, journal: Journal) -> dict[str, Any]:
+    """Gives the proven folder its name and adds the stage to the manifest, in an order that a kill cannot harm."""
+    entry = journal.entry
+    assert entry is not None, "what is not proven gets no name"
+    if not os.path.lexists(journal.out):
+        for file in journal.model.iterdir():
+            shutil.copymode(run.recipe, file)
+        atomic.publish(journal.model, journal.out)
+    if entry not in manifest.read(run.manifest)["stages"]:
+        manifest.add(run.manifest, Entry(**entry))
+    journal.close()
+    return entry
+
+
+def _name(run: Run, file: Path) -> str:
+    """Names a file of the merged folder: within the run as it lies there, elsewhere in full."""
+    file = file.absolute()
+    return str(file.relative_to(run.path.absolute()) if file.is_relative_to(run.path.absolute()) else file)

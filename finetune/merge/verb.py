@@ -27,8 +27,9 @@ from finetune.merge.comparing import compare_bytes, compare_files
 from finetune.merge.copying import Rows, changed_in, write_file
 from finetune.merge.journal import Journal
 from finetune.merge.order import Onto, Order, again, take
+from finetune.merge.probing import MOST_ROUNDINGS, Probed, probe
 from finetune.merge.prompts import read_prompts
-from finetune.merge.proof import claims_of, compare_answers
+from finetune.merge.proof import MOST_SHARE, Proven, claims_of, compare_answers
 from finetune.merge.weights import Weights
 from finetune.run import Claim, Entry, Run, atomic, locked, manifest
 from finetune.shards import Stored, shards
@@ -165,50 +166,16 @@ def _rows(order: Order, tensor: Stored) -> Iterator[torch.Tensor]:
 
 
 def _prove(order: Order, journal: Journal, told: Told, began: float, copied: float) -> Entry:
-    """Compares bytes and answers with those of base and adapter.
+    """Compares bytes, weights and answers with those of base and adapter.
 
     Raises:
         ProofFailed: they are not what they should be.
     """
-    base, files = order.base.folder, shards(order.base.folder)
-    done, whole = 0, sum(file.stat().st_size for file in files)
-
-    def count(size: int) -> None:
-        nonlocal done
-        done += size
-        told.progress("comparing", done, whole)
-
-    compared = compare_bytes(base, journal.model, order.touched, journal.files, count)
-    compare_files(order.others, journal.model, journal.files)
-    prompts = read_prompts(order.recipe, base)
-    proven = compare_answers(order.base, Weights(journal.model), order.adapter, order.plan, prompts, told.say)
-    untouched = len(order.base.tensors) - len(order.touched)
-    claims: list[Claim] = [
-        {
-            "claim": "tensors that no adapter is on, the base's bit for bit",
-            "measured": compared.same,
-            "tolerance": untouched,
-            "holds": compared.same == untouched,
-        },
-        {
-            "claim": "tensors that became others",
-            "measured": compared.changed,
-            "tolerance": len(order.touched),
-            "holds": compared.changed + len(compared.unchanged) == len(order.touched),
-        },
-        *claims_of(proven, prompts),
-        {"claim": "seconds of writing", "measured": round(copied, 1), "tolerance": None, "holds": True},
-    ]
-    if compared.unchanged:
-        told.say(
-            f"note: {len(compared.unchanged)} tensors came out as the base's, first {compared.unchanged[0]}: "
-            "their tuning is smaller than bfloat16 tells apart"
-        )
     return Entry(
         stage="merge",
         inputs=order.inputs,
         outputs={_name(order.run, journal.out / name): digest for name, digest in sorted(journal.files.items())},
-        claims=claims,
+        claims=[*_claims(order, journal, told), _figure("seconds of writing", round(copied, 1), None)],
         versions={
             "finetune": __version__,
             "python": platform.python_version(),
@@ -217,6 +184,45 @@ def _prove(order: Order, journal: Journal, told: Told, began: float, copied: flo
         seconds=round(time.monotonic() - began, 1),
         finished=manifest.now(),
     )
+
+
+def _claims(order: Order, journal: Journal, told: Told) -> list[Claim]:
+    base, files = order.base.folder, shards(order.base.folder)
+    done, whole = 0, sum(file.stat().st_size for file in files) + sum(tensor.num_bytes for tensor in order.touched)
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        told.progress("comparing", done, whole)
+
+    merged = Weights(journal.model)
+    same = compare_bytes(base, journal.model, order.touched, journal.files, count)
+    compare_files(order.others, journal.model, journal.files)
+    probed = probe(order.base, merged, order.adapter, order.touched, count)
+    prompts = read_prompts(order.recipe, base)
+    proven = compare_answers(order.base, merged, order.adapter, order.plan, prompts, told.say)
+    found = [
+        _figure("tensors without an adapter, the base's bit for bit", same, len(merged.tensors) - len(order.touched)),
+        _figure("tensors with an adapter that differ from the base's", probed.changed, sum(order.touched.values())),
+        _figure("mean square error of the worst tensor, over that of rounding", probed.most_roundings, MOST_ROUNDINGS),
+        *claims_of(proven, prompts),
+    ]
+    for note in _notes(probed, proven):
+        told.say(f"note: {note}")
+    return found
+
+
+def _notes(probed: Probed, proven: Proven) -> Iterator[str]:
+    if probed.unchanged:
+        yield (
+            f"{len(probed.unchanged)} tensors came out as the base's, first {probed.unchanged[0]}: "
+            "their tuning is smaller than bfloat16 tells apart"
+        )
+    if proven.share > MOST_SHARE:
+        yield (
+            f"rounding moves the answers by {proven.share:.0%} of what the tuning did: hardly more was learnt than "
+            "bfloat16 can hold; serving the adapter beside its base loses nothing"
+        )
 
 
 def _publish(run: Run, journal: Journal) -> dict[str, Any]:
@@ -237,3 +243,8 @@ def _name(run: Run, file: Path) -> str:
     """Names a file of the merged folder: within the run as it lies there, elsewhere in full."""
     file = file.absolute()
     return str(file.relative_to(run.path.absolute()) if file.is_relative_to(run.path.absolute()) else file)
+
+
+def _figure(claim: str, measured: float, tolerance: float | None) -> Claim:
+    """Writes down what was held to its tolerance before; what it should equal stands there too."""
+    return {"claim": claim, "measured": measured, "tolerance": tolerance, "holds": True}

@@ -85,8 +85,12 @@ class Weights:
     def part(self, name: str, first: int, last: int) -> torch.Tensor:
         """Reads some rows of a parameter that lies in one piece, (last - first, in)."""
         (tensor,) = self.stored[name]
+        return self.stretch(tensor, first, last - first)
+
+    def stretch(self, tensor: Stored, first: int, count: int) -> torch.Tensor:
+        """Reads some rows of a tensor as they lie on disk, (count, in)."""
         start = tensor.start + first * tensor.row_bytes
-        return read_whole(replace(tensor, shape=(last - first, tensor.width), start=start)).float()
+        return read_whole(replace(tensor, shape=(count, tensor.width), start=start)).float()
 
     def some_rows(self, name: str, wanted: torch.Tensor) -> torch.Tensor:
         """Reads a few rows of a parameter, (wanted, in), as an embedding is looked up."""

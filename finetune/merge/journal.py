@@ -93,18 +93,25 @@ class Journal:
         self._write()
 
     def close(self) -> None:
-        """Removes the working folder: its model has a name, and the manifest tells of it."""
-        shutil.rmtree(self.folder)
+        """Removes the working folder, the journal last: its model has a name, and the manifest tells of it."""
+        for leftover in self.folder.iterdir():
+            if leftover.name != FILE:
+                leftover.unlink()
+        (self.folder / FILE).unlink()
+        self.folder.rmdir()
+
+    def tidy(self) -> None:
+        """Removes the working folder if nothing is in it: who made it was killed while removing it."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _begin(self, order: dict[str, str]) -> None:
         self._told = {"order": order, "files": {}, "entry": None}
-        staging = self.folder.with_name(f".{self.folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            (staging / self.out.name).mkdir(parents=True)
-            atomic.write_json(staging / FILE, self._told)
-            atomic.publish(staging, self.folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)  # nothing is left to remove once it was renamed
+        staging = self.folder.with_name(f".{self.folder.name}")
+        shutil.rmtree(staging, ignore_errors=True)  # of one that was killed here
+        (staging / self.out.name).mkdir(parents=True)
+        atomic.write_json(staging / FILE, self._told)
+        atomic.publish(staging, self.folder)
 
     def _write(self) -> None:
         atomic.write_json(self.folder / FILE, self._told)

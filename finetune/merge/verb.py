@@ -73,6 +73,7 @@ def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress) 
     told = Told(say, progress)
     with locked(run):
         journal = Journal(out)
+        journal.tidy()
         if (finished := _finished(run, onto, journal, say)) is not None:
             return finished
         order = take(run, onto)

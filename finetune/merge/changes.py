@@ -23,6 +23,8 @@ from finetune.model.adapter import CONFIG, ROUTER, WEIGHTS
 from finetune.model.streaming import read_whole
 from finetune.shards import list_tensors
 
+CPU = torch.device("cpu")
+
 PREFIX = "base_model.model."
 """Of every name in an adapter's file."""
 
@@ -126,12 +128,13 @@ class Adapter:
             raise ArtifactError("the adapter is not of this base", where=str(self.folder / WEIGHTS), why=why)
         return changed
 
-    def change(self, name: str, num_experts: int = 0) -> Change:
+    def change(self, name: str, num_experts: int = 0, device: torch.device = CPU) -> Change:
         """Reads what it makes of one weight.
 
         Args:
             name: as the text-only class names the parameter; one of those that `place` gave.
             num_experts: of the layer, where the weight is of routed experts.
+            device: where it is wanted.
 
         Raises:
             ArtifactError: a tensor is missing or cut short.
@@ -139,12 +142,13 @@ class Adapter:
         if of_experts(name):
             block, _, leaf = name.rpartition(".")
             a, b = self._pairs(PREFIX + block, num_experts)[leaf]
-            return OfExperts(a, b, self._scale(name, a.shape[1]))
+            return OfExperts(a.to(device), b.to(device), self._scale(name, a.shape[1]))
         module = name.removesuffix(".weight")
         if PREFIX + name in self.stored:
-            return Whole(self._read(PREFIX + name))
-        a, b = (self._read(f"{PREFIX}{module}.lora_{each}.weight") for each in "AB")
-        magnitude = self._read(f"{PREFIX}{module}.lora_magnitude_vector") if self.config["use_dora"] else None
+            return Whole(self._read(PREFIX + name).to(device))
+        a, b = (self._read(f"{PREFIX}{module}.lora_{each}.weight").to(device) for each in "AB")
+        has_magnitude = self.config["use_dora"]
+        magnitude = self._read(f"{PREFIX}{module}.lora_magnitude_vector").to(device) if has_magnitude else None
         return LowRank(a, b, self._scale(module, len(a)), magnitude)
 
     def _names(self, name: str) -> Iterable[str]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from finetune.experts import ExpertLora, RoutedExperts
-from finetune.merge.changes import Adapter, LowRank, OfExperts, Whole
+from finetune.merge.changes import CPU, Adapter, LowRank, OfExperts, Whole
 from finetune.merge.weights import Weights
 from finetune.model.experts import experts_of, replace_experts
 from finetune.model.skeleton import make_skeleton
@@ -38,11 +38,11 @@ class LinearOnDisk(nn.Module):
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """Multiplies with the weight; an adapter's product is added, and DoRA's length is put right."""
         flat = given.reshape(-1, given.shape[-1])
-        change = self.adapter.change(self.name) if self.adapter else None
+        change = self.adapter.change(self.name, device=flat.device) if self.adapter else None
         out = flat.new_empty(len(flat), self.weights.parameters[self.name][0])
         lengthen = out.new_ones(out.shape[1])
         for first, rows in self.weights.rows(self.name):
-            rows = self.blur(rows) if self.blur else rows
+            rows = (self.blur(rows) if self.blur else rows).to(flat.device)
             here = slice(first, first + len(rows))
             out[:, here] = flat @ rows.T
             if isinstance(change, LowRank) and change.magnitude is not None:
@@ -58,15 +58,15 @@ class StackOnDisk(nn.Module):
 
     at_once = EXPERTS_AT_ONCE
 
-    def __init__(self, weights: Weights, name: str, blur: Blur | None) -> None:
+    def __init__(self, weights: Weights, name: str, blur: Blur | None, device: torch.device) -> None:
         super().__init__()
-        self.weights, self.name, self.blur = weights, name, blur
+        self.weights, self.name, self.blur, self.device = weights, name, blur, device
         _, self.out_features, self.in_features = weights.parameters[name]
 
     def whole(self, first: int, last: int) -> torch.Tensor:
         """Reads the weights of some experts, (last - first, out, in)."""
         found = self.weights.experts(self.name, first, last)
-        return self.blur(found) if self.blur else found
+        return (self.blur(found) if self.blur else found).to(self.device)
 
 
 class LoraOnDisk(nn.Module):
@@ -78,10 +78,10 @@ class LoraOnDisk(nn.Module):
 
     def forward(self, rows: torch.Tensor, *where: Any) -> torch.Tensor:
         """Applies them as training does."""
-        change = self.adapter.change(self.name, self.num_experts)
+        change = self.adapter.change(self.name, self.num_experts, rows.device)
         assert isinstance(change, OfExperts)
         (experts, out, rank), into = change.b.shape, change.a.shape[2]
-        lora = ExpertLora(experts, out, into, rank=rank, scaling=change.scale, dropout=0.0, device="cpu")
+        lora = ExpertLora(experts, out, into, rank=rank, scaling=change.scale, dropout=0.0, device=rows.device)
         lora.lora_A.data, lora.lora_B.data = change.a, change.b
         return cast("torch.Tensor", lora(rows, *where))
 
@@ -95,10 +95,12 @@ class EmbeddingOnDisk(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Looks rows up on disk."""
-        return self.weights.some_rows(self.name, ids.flatten()).view(*ids.shape, -1)
+        return self.weights.some_rows(self.name, ids.flatten()).view(*ids.shape, -1).to(ids.device)
 
 
-def model_on_disk(weights: Weights, plan: Plan, adapter: Adapter | None, blur: Blur | None = None) -> Any:
+def model_on_disk(
+    weights: Weights, plan: Plan, adapter: Adapter | None, blur: Blur | None = None, device: torch.device = CPU
+) -> Any:
     """Builds the text model of a folder, without its head; what it is called with is what transformers' is called with.
 
     Args:
@@ -106,12 +108,14 @@ def model_on_disk(weights: Weights, plan: Plan, adapter: Adapter | None, blur: B
         plan: of the run.
         adapter: that works beside the weights.
         blur: of the weights that the adapter changes.
+        device: where it computes. With fla installed that has to be a GPU, for its kernels run nowhere else.
     """
     causal = make_skeleton(weights.folder, replace(plan, quantisation=None, dtype="float32", device="cpu"))
     changed = adapter.place(weights.parameters) if adapter else set()
     replace_experts(causal, nf4=False, dtype=torch.float32, device=torch.device("meta"))
     for block, experts in experts_of(causal).items():
-        _put_on_disk(experts, block, weights, adapter if f"{block}.gate_up_proj" in changed else None, blur)
+        own = (adapter, blur) if f"{block}.gate_up_proj" in changed else (None, None)
+        _put_on_disk(experts, block, weights, *own, device)
     for block, module in list(causal.model.named_modules(prefix="model")):
         name = f"{block}.weight"
         if isinstance(module, nn.Linear):
@@ -123,7 +127,7 @@ def model_on_disk(weights: Weights, plan: Plan, adapter: Adapter | None, blur: B
     model = causal.model
     for path in {name.rpartition(".")[0] for name, _ in model.named_non_persistent_buffers()}:
         rotary = model.get_submodule(path)  # its frequencies follow from the config
-        model.set_submodule(path, type(rotary)(rotary.config))
+        model.set_submodule(path, type(rotary)(rotary.config).to(device))
     for name, parameter in list(model.named_parameters(prefix="model")):
         filled = weights.whole(name)
         if adapter and name in changed:
@@ -131,17 +135,23 @@ def model_on_disk(weights: Weights, plan: Plan, adapter: Adapter | None, blur: B
             assert isinstance(change, Whole), f"{name} is no linear layer"
             filled = blur(change.weight) if blur else change.weight
         block, _, leaf = name.rpartition(".")
-        setattr(causal.get_submodule(block), leaf, nn.Parameter(filled.view(parameter.shape), requires_grad=False))
+        filled = filled.view(parameter.shape).to(device)
+        setattr(causal.get_submodule(block), leaf, nn.Parameter(filled, requires_grad=False))
     return model.eval()
 
 
 def _put_on_disk(
-    experts: RoutedExperts, block: str, weights: Weights, adapter: Adapter | None, blur: Blur | None
+    experts: RoutedExperts,
+    block: str,
+    weights: Weights,
+    adapter: Adapter | None,
+    blur: Blur | None,
+    device: torch.device,
 ) -> None:
     """Puts the weights of a layer's experts, and their adapters, where they are read from disk."""
     for leaf in list(experts.stacks):
         name, part = f"{block}.{leaf}", leaf.removesuffix("_proj")
-        setattr(experts, part, StackOnDisk(weights, name, blur if adapter else None))
+        setattr(experts, part, StackOnDisk(weights, name, blur, device))
         if adapter:
             setattr(experts, f"{part}_lora", LoraOnDisk(adapter, name, experts.num_experts))
 
@@ -152,6 +162,6 @@ def states(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
     Args:
         model: as `model_on_disk` built it.
-        ids: (tokens,).
+        ids: (tokens,), where the model computes.
     """
     return cast("torch.Tensor", model(input_ids=ids[None], use_cache=False).last_hidden_state[0])

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 
 from finetune.errors import ProofFailed
-from finetune.merge.changes import Adapter
+from finetune.hardware import detect
+from finetune.merge.changes import CPU, Adapter
 from finetune.merge.logits import Comparison, Distance
-from finetune.merge.ondisk import model_on_disk, states
+from finetune.merge.ondisk import Blur, model_on_disk, states
 from finetune.merge.prompts import Prompts
 from finetune.merge.weights import Weights
 from finetune.plan import Plan
@@ -77,11 +78,12 @@ def compare_answers(
         prompts: what is asked.
         say: is told which of them runs.
     """
-    ids = torch.tensor(prompts.ids)
+    device = torch.device("cuda", 0) if detect().device == "cuda" else CPU
+    ids = torch.tensor(prompts.ids, device=device)
 
-    def run(told: str, weights: Weights, *beside: object) -> torch.Tensor:
+    def run(told: str, weights: Weights, beside: Adapter | None, blurred: Blur | None = None) -> torch.Tensor:
         say(f"proof: {told}")
-        return states(model_on_disk(weights, plan, *beside), ids)  # type: ignore[arg-type]
+        return states(model_on_disk(weights, plan, beside, blurred, device), ids).cpu()
 
     tuned = run("base and adapter", base, adapter)
     others = [(run("merged", merged, None), merged), (run("base", base, None), base)]
@@ -125,7 +127,7 @@ def claims_of(proven: Proven, prompts: Prompts) -> list[Claim]:
     return told
 
 
-def blur(seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def blur(seed: int) -> Blur:
     """Gives a function that adds to each weight an error such as rounding it to bfloat16 makes.
 
     It is drawn evenly from half a unit in the last place below to half a unit above.

@@ -87,6 +87,7 @@ def test_the_file_names_of_a_run_are_these() -> None:
         "metrics": "metrics.jsonl",
         "adapter": "adapter",
         "weights": "weights",
+        "merged": "merged",
         "checkpoints": "checkpoints",
         "plot": "loss.png",
         "router": "router.json",

@@ -1,4 +1,4 @@
-"""A base with the widths of the 27B, few layers and a small vocabulary, written without being whole in memory."""
+"""A base with the widths of the 27B or the 35B-A3B, few layers and a small vocabulary, never whole in memory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Qwen3_5Config
+from transformers import AutoModelForCausalLM, Qwen3_5Config, Qwen3_5MoeConfig
 
 SHARD_BYTES = 10**9
 SKIPPED = {"mtp.fc.weight": (5120, 10240), "model.visual.merger.linear_fc1.weight": (4608, 4608)}
 """Of the parts that no text-only class loads: enough to show that not a byte of them is read."""
 
 
-def write_wide_base(folder: Path, *, num_layers: int, num_tokens: int, shard_bytes: int = SHARD_BYTES) -> int:
+def write_wide_base(
+    folder: Path, *, num_layers: int, num_tokens: int, shard_bytes: int = SHARD_BYTES, moe: bool = False
+) -> int:
     """Writes config and shards of random bf16 weights under the published names, and gives the bytes of the text model.
 
     Args:
         folder: takes the files; must not exist.
-        num_layers: a multiple of 4: three of Gated DeltaNet, then one of full attention. One has about 0.77 GB.
-        num_tokens: rows of the embedding and of the head, 10,240 bytes each.
+        num_layers: a multiple of 4: three of Gated DeltaNet, then one of full attention. One has about 0.77 GB, of the
+            mixture 1.68.
+        num_tokens: rows of the embedding and of the head, 10,240 bytes each, of the mixture 4,096.
         shard_bytes: about how large a file is; no more of the base is in memory at a time.
+        moe: the widths of the 35B-A3B.
     """
     folder.mkdir(parents=True)
-    config = _config(num_layers, num_tokens)
+    config = _mixture(num_layers, num_tokens) if moe else _config(num_layers, num_tokens)
     config.save_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config.get_text_config(), dtype=torch.bfloat16)
@@ -83,3 +87,9 @@ def _config(num_layers: int, num_tokens: int) -> Qwen3_5Config:
         },
         tie_word_embeddings=False,
     )
+
+
+def _mixture(num_layers: int, num_tokens: int) -> Qwen3_5MoeConfig:
+    """The 35B-A3B's, as far as the widths go: transformers' own defaults. Source: configuration_qwen3_5_moe.py."""
+    text = {"vocab_size": num_tokens, "num_hidden_layers": num_layers, "tie_word_embeddings": False}
+    return Qwen3_5MoeConfig(text_config=text, tie_word_embeddings=False)

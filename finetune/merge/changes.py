@@ -147,8 +147,9 @@ class Adapter:
         if PREFIX + name in self.stored:
             return Whole(self._read(PREFIX + name).to(device))
         a, b = (self._read(f"{PREFIX}{module}.lora_{each}.weight").to(device) for each in "AB")
-        has_magnitude = self.config["use_dora"]
-        magnitude = self._read(f"{PREFIX}{module}.lora_magnitude_vector").to(device) if has_magnitude else None
+        magnitude = None
+        if self.config["use_dora"]:
+            magnitude = self._read(f"{PREFIX}{module}.lora_magnitude_vector").to(device)
         return LowRank(a, b, self._scale(module, len(a)), magnitude)
 
     def _names(self, name: str) -> Iterable[str]:
@@ -160,7 +161,8 @@ class Adapter:
         module = PREFIX + name.removesuffix(".weight")
         if name.endswith(f".{ROUTER}.weight"):
             return [f"{module}.weight"]
-        return [f"{module}.{each}" for each in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")]
+        length = ["lora_magnitude_vector"] if self.config["use_dora"] else []
+        return [f"{module}.{each}" for each in ("lora_A.weight", "lora_B.weight", *length)]
 
     def _pairs(self, block: str, num_experts: int) -> dict[str, Pair]:
         """Reads both weights of a layer's experts; the newest layer is kept, for its other weight comes next."""

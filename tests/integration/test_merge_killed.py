@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +16,8 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 from trial import struck
 from trial.made_run import made_run
 
+from finetune.cli import app, merging
+from finetune.errors import Interrupted
 from finetune.merge import merge
 from finetune.run import Run, atomic, manifest
 
@@ -85,4 +89,24 @@ def test_killed_at_a_random_instant_it_goes_on_and_ends_the_same(
     check_half(run, expected)
     end = struck.work(lambda: merge_quietly(run), tmp_path / "log")
     assert end.code == 0, (tmp_path / "log").read_text()
+    check_whole(run, expected)
+
+
+def test_ctrl_c_ends_it_at_once_and_names_the_command_that_goes_on(
+    reference: tuple[Run, dict[str, str], float], tmp_path: Path
+) -> None:
+    original, expected, _ = reference
+    run = beside(original, "stopped")
+
+    def stopped() -> None:
+        merging.Bar.show = lambda *told: os.kill(os.getpid(), signal.SIGINT)  # type: ignore[method-assign]
+        sys.argv = ["finetune", "merge", str(run.path)]
+        app.main()
+
+    end = struck.work(stopped, tmp_path / "log")
+    told = (tmp_path / "log").read_text()
+    assert end.code == Interrupted.exit_code, told
+    assert f"error: stopped by SIGINT\n  fix   finetune merge {run.path}\n" in told
+    check_half(run, expected)
+    assert struck.work(lambda: merge_quietly(run), tmp_path / "log").code == 0
     check_whole(run, expected)

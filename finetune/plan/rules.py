@@ -214,10 +214,10 @@ def _parallel(case: Case) -> Iterator[Refusal]:
     recipe, processes = case.recipe, case.hardware.processes
     zero, batch = recipe.parallel.zero or 0, recipe.train.batch_size
     alone = f"there {'is one process' if processes == 1 else f'are {processes} processes'}"
-    if zero == 3:
-        why = "stage 3 shards the weights themselves, and that was not run with weights in 4 bits"
-        yield Refusal("parallel.zero", "ZeRO-3 is not built yet", why, ("parallel.zero=0",))
-    elif zero and processes < 2:
+    if zero == 3 and recipe.lora.dora:
+        why = "it reads the weight of another layer than its own, of which stage 3 leaves each process a share"
+        yield Refusal("lora.dora", "DoRA cannot be trained under ZeRO-3", why, ("lora.dora=false",))
+    if zero and processes < 2:
         yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", alone, ("parallel.zero=0",))
     if processes > 1 and batch % processes:
         why = f"each of {processes} processes takes as many of a step's examples as any other"

@@ -146,7 +146,7 @@ class Parallel(Section):
     """How several GPUs share the work."""
 
     zero: Annotated[int, Field(strict=True, ge=0, le=3)] | None = None
-    """ZeRO's stage: 1 shares out AdamW's states, 2 gradients too, 3 is refused. Default: what fits and is fastest."""
+    """ZeRO's stage: 1 shares out AdamW's states, 2 gradients too, 3 frozen weights too. Default: what fits, up to 2."""
     expert: Count | None = None
     """Over how many neighbouring GPUs routed experts are spread. Default: 1, or the fewest with which they fit."""
 

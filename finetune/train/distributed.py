@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
 from finetune.memory import REDUCED_AT_ONCE
+from finetune.train import sharded
 from finetune.train.processes import Processes
 from finetune.train.trainer import ProvingTrainer, _is_of, _norm
 
@@ -34,7 +35,7 @@ def engine_settings(
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": micro_batch * accumulation * size,
         "gradient_clipping": max_grad_norm,  # DeepSpeed 0.19 would clip to 1.0 if nothing were said
-        "zero_optimization": {"stage": zero, "reduce_bucket_size": REDUCED_AT_ONCE},
+        "zero_optimization": {"stage": zero, "reduce_bucket_size": REDUCED_AT_ONCE, **sharded.settings(zero)},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**62,
     }
@@ -78,9 +79,9 @@ class DistributedTrainer(ProvingTrainer):
     def __init__(self, processes: Processes, zero: int, *given: Any, **more: Any) -> None:
         self.processes, self.zero = processes, zero
         self._moved: set[str] = set()
+        self._looked: list[tuple[torch.Tensor, list[int]]] = []
         super().__init__(*given, **more)
-        for name, parameter in self._trained_by_name():
-            parameter.register_hook(self._noting(name))
+        self._hooks = [parameter.register_hook(self._noting(name)) for name, parameter in self._trained_by_name()]
 
     def get_train_dataloader(self) -> Any:
         """Gives the micro-batches of this process, in the order in which one process would take them all."""
@@ -99,8 +100,11 @@ class DistributedTrainer(ProvingTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **more: Any) -> torch.Tensor:
         """Gives this process's part of the loss.
 
-        The engine hears of the gradients through hooks on the parameters; its own forward adds nothing to the model's.
+        The engine hears of the gradients through hooks on the parameters. Its own forward would run the model in
+        another way; what it counts is counted here: in stage 3 a micro-batch that is not takes the last one's place.
         """
+        if self.zero and self.deepspeed is not None:
+            self.deepspeed.optimizer.clear_backward_seen_flag()
         return super().compute_loss(self.model, inputs, *given, **more)
 
     def gradients(self, *kinds: str) -> dict[str, bool]:
@@ -117,32 +121,50 @@ class DistributedTrainer(ProvingTrainer):
         return note
 
     def _look_at(self, model: Any, loss: torch.Tensor, rows: list[int]) -> None:
-        """Looks at a micro-batch's loss, and at the weights, since the engine may have taken its step already.
+        """Looks, at a step's last micro-batch, at the losses of all, and at the weights: the engine has taken its step.
 
         Raises:
             TrainingStopped: one of them is not finite in one of the processes; nothing is saved.
         """
-        weights = _norm([p.detach() for _, p in self._trained_by_name()])
-        fine = torch.isfinite(torch.stack([loss.float(), weights.to(loss.device)])).all().item()
-        wrong = [place for found, place in self.processes.gather((fine, [r for r in rows if r >= 0])) if not found]
-        if wrong:
-            when = f"at step {self.state.global_step + 1} (loss {loss.item()})"
-            raise self._not_finite("the loss or a gradient", when, [row for places in wrong for row in places])
+        self._looked.append((torch.isfinite(loss), [row for row in rows if row >= 0]))
+        if not self.accelerator.sync_gradients:
+            return
+        if self.state.global_step > 1:  # who is alive was asked in the first two steps
+            while self._hooks:
+                self._hooks.pop().remove()
+        looked, self._looked = self._looked, []
+        weights = torch.isfinite(_norm([sharded.held(p) for p in self._trained()]))
+        fine = torch.stack([*(found for found, _ in looked), weights.to(loss.device)])
+        if self.processes.add_up((~fine).sum()).item():
+            mine = [row for found, rows in looked if not found for row in rows]
+            wrong = [row for rows in self.processes.gather(mine) for row in rows]
+            raise self._not_finite("the loss or a gradient", f"at step {self.state.global_step + 1}", wrong)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """Puts a checkpoint's weights in before the engine takes its copies of them, and its states in afterwards."""
         if resume_from_checkpoint is not None:
             self.restore(Path(resume_from_checkpoint))
         made = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if self.zero == 3:
+            sharded.keep_whole(self.deepspeed, self.model)
         if resume_from_checkpoint is not None:
             self._load_states(Path(resume_from_checkpoint))
         return made
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._states, self._random = self._whole_states(), self.processes.gather(_random_state())
-        if self.processes.first:
-            super()._save_checkpoint(model, trial)
+        with sharded.whole(self._trained()):
+            if self.processes.first:
+                super()._save_checkpoint(model, trial)
         self.processes.gather(None)  # nobody goes on before it is written
+
+    def make_whole(self) -> None:
+        """Gathers the trained weights, of which ZeRO-3 leaves each process a share; every process calls it."""
+        sharded.make_whole(self._trained())
+
+    def held_bytes(self) -> dict[str, int]:
+        """Adds up what this process holds between steps."""
+        return sharded.held_bytes(self.model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         torch.save(self._states, f"{output_dir}/optimizer.pt")
@@ -181,15 +203,17 @@ class DistributedTrainer(ProvingTrainer):
         saved, optimizer = told["state"], self._torch_optimizer()
         for group in optimizer.param_groups:
             group["lr"] = told["param_groups"][0]["lr"]
-            for tensor in group["params"]:
-                zeros = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
-                optimizer.state[tensor] = zeros | {"step": saved[0]["step"].clone()}
-        if self.zero:
+        for tensor in self._stepped():
+            zeros = {moment: torch.zeros_like(tensor) for moment in MOMENTS}
+            optimizer.state[tensor] = zeros | {"step": saved[0]["step"].clone()}
+        if self.zero in (1, 2):
             self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
         for number, parameter in enumerate(self._trained()):
             for moment in MOMENTS:
                 value = saved[number][moment].to(parameter.device)
-                if self.zero:
+                if self.zero == 3:
+                    sharded.set_state(parameter, value, moment, place=self.processes.place)
+                elif self.zero:
                     safe_set_full_optimizer_state(parameter, value, moment)
                 else:
                     optimizer.state[parameter][moment].copy_(value)
@@ -208,6 +232,12 @@ class DistributedTrainer(ProvingTrainer):
         """Gives AdamW itself, which ZeRO keeps inside its own."""
         outer = self.deepspeed.optimizer
         return outer.optimizer if self.zero else outer
+
+    def _stepped(self) -> list[torch.Tensor]:
+        """Lists the tensors that AdamW steps, of which stage 3 shows it one at a time."""
+        if self.zero == 3:
+            return list(self.deepspeed.optimizer.fp32_partitioned_groups_flat)
+        return [tensor for group in self._torch_optimizer().param_groups for tensor in group["params"]]
 
     def _decayed(self) -> set[str]:
         return set(self.get_decay_parameter_names(self.model))

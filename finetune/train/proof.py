@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from finetune.data import Dataset
 from finetune.errors import ProofFailed
-from finetune.model import adapter_tensors, bytes_by_dtype, kernels
+from finetune.model import adapter_tensors, kernels
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Claim, Run, metrics
@@ -30,7 +30,7 @@ def claims(run: Run, recipe: Recipe, plan: Plan, dataset: Dataset, trainer: Any,
         _claim("layers with an adapter", _adapted(trainer.model), sum(plan.num_targets.values())),
         _claim("trainable parameters", _trainable(trainer.model), plan.trainable_parameters),
         _claim("learnt tokens in an epoch", dataset.counts.learnt_tokens),
-        *(_claim(f"bytes held as {dtype}", size) for dtype, size in bytes_by_dtype(trainer.model).items()),
+        *(_claim(f"bytes held as {dtype}", size) for dtype, size in trainer.held_bytes().items()),
         *(_claim(f"kernel of {name}", kernel) for name, kernel in kernels(plan.device).items()),
     ]
     for record in records:

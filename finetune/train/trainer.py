@@ -23,6 +23,7 @@ from finetune.errors import ArtifactError, TrainingStopped
 from finetune.experts.loads import LoadCounter, Loads, expert_blocks
 from finetune.model import (
     TokenLosses,
+    bytes_by_dtype,
     causal_losses,
     causal_of,
     compute_device,
@@ -136,6 +137,13 @@ class ProvingTrainer(SFTTrainer):
         """Tells of each trained parameter of these kinds whether it has a gradient."""
         trained = [(name, p) for name, p in self.model.named_parameters() if _is_of(name, kinds)]
         return {name: p.grad is not None and bool(p.grad.any()) for name, p in trained}
+
+    def make_whole(self) -> None:
+        """Makes sure that this process has the trained weights; every process calls it."""
+
+    def held_bytes(self) -> dict[str, int]:
+        """Adds up the bytes of the weights that this process holds, by dtype."""
+        return bytes_by_dtype(self.model)
 
     def _look_at(self, model: Any, loss: torch.Tensor, rows: list[int]) -> None:
         norm = _norm([p.grad for p in model.parameters() if p.grad is not None])

@@ -121,6 +121,7 @@ def train(
         if watcher.stopped:
             stop.check(resume(run.path))
         found = [*memory_claims(trainer, rehearsal), *routers.report(run, trainer, dataset, say)]
+        trainer.make_whole()
         return dict(processes.from_first(processes.first and _prove(run, trainer, dataset, found, begun, began)))
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune.model import adapter_tensors, save_adapter
 from finetune.model.adapter import restore_adapter
@@ -45,6 +46,9 @@ RATES = {"sgd": 0.3, "adamw_torch": 0.003}
 
 SPREADS = {1: 1, 2: 2, 4: 0}
 """Processes over which the experts are spread, of four -> stage of ZeRO."""
+
+SHARED = ("even", "sgd", 4)
+"""The base, optimizer and spread whose weights ZeRO-3 shares out; hundreds of gathers a step take their time."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -103,7 +107,9 @@ class Noting(TrainerCallback):
         self.trainer, self.losses, self.first = trainer, [], {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self.first = self.first or of_now(self.trainer)
+        if not self.first:
+            self.trainer.make_whole()
+            self.first = of_now(self.trainer)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **given: Any) -> None:
         self.losses += [logs["loss"]] if "loss" in logs else []
@@ -111,18 +117,24 @@ class Noting(TrainerCallback):
 
 def in_one_of_four(place: int, folders: list[Path]) -> dict[Any, Any]:
     """What one process of four ends with, for each base, optimizer and spread."""
+    from finetune.train import sharded
+
+    sharded.SMALL = 500  # so that adapters of these small experts are shared out under ZeRO-3 too
     os.environ |= {"WORLD_SIZE": "4", "RANK": str(place), "LOCAL_RANK": str(place)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     found = {}
     for folder in folders:
         for optimizer, rate in RATES.items():
             for spread, zero in SPREADS.items():
-                wishes = (f"parallel.expert={spread}", f"parallel.zero={zero}", f"train.learning_rate={rate}")
+                stage = 3 if (folder.name, optimizer, spread) == SHARED else zero
+                wishes = (f"parallel.expert={spread}", f"parallel.zero={stage}", f"train.learning_rate={rate}")
                 trainer = put_together(folder, f"{optimizer}-{spread}", *wishes)
                 trainer.args.optim = optimizer
                 noting = Noting(trainer)
                 trainer.add_callback(noting)
                 trainer.train()
+                trainer.make_whole()
+                unset_hf_deepspeed_config()  # else transformers would make the next model under ZeRO-3 too
                 found[folder.name, optimizer, spread] = noting.losses, noting.first, of_now(trainer)
     return found
 

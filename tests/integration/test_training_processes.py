@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 ROWS = Path(__file__).parents[2] / "data_templates" / "demo" / "train.jsonl"
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+LINEAR_BYTES = 100_352
+"""Of the mixture's linear layers in 4 bits; routed experts and what has fewer than 10,000 weights stay whole."""
 SPREAD = ("--set", "parallel.zero=2", "--set", "parallel.expert=2")
 
 pytestmark = [pytest.mark.slow]
@@ -130,6 +132,26 @@ def test_routers_are_counted_over_all_processes_and_a_filler_row_is_not(folder: 
     assert one["rows"] == two["rows"]
     for key in ("rerouted", "load_drift"):
         assert two["summary"][key] == pytest.approx(one["summary"][key], abs=0.01)
+
+
+def test_weights_shared_out_by_zero_3_learn_the_same_and_are_resumed_whole(folder: Folder) -> None:
+    folder.train("ours", "r.yaml", "--runs", "zero3", "--set", "parallel.zero=3")
+    alone, shared = folder.run("alone"), folder.run("zero3")
+    assert losses(shared) == pytest.approx(losses(alone), rel=1e-5)
+    assert apart(alone, shared) < 2e-3
+    whole, half = (held(run, "bytes held as uint8") for run in (alone, shared))
+    assert whole - half == LINEAR_BYTES / 2
+    again, one = rewound(folder, "zero3", "zero3-again"), rewound(folder, "zero3", "zero3-alone")
+    folder.train("ours", "--resume", str(again))
+    folder.train("alone", "--resume", str(one), "--processes", "1")
+    assert apart(shared, again) == 0
+    assert apart(shared, one) < 1e-5
+
+
+def held(run: Path, what: str) -> int:
+    """What a finished run measured."""
+    claims = json.loads((run / "manifest.json").read_text())["stages"][-1]["claims"]
+    return {claim["claim"]: claim["measured"] for claim in claims}[what]
 
 
 def test_one_process_goes_on_where_two_stopped_and_two_where_one_did(folder: Folder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +12,9 @@ from types import FrameType
 from finetune.errors import Interrupted
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+TOGETHER_SECONDS = 1.0
+"""Signals that come so soon after the first are the same wish: a launcher and its launcher may both hand it on."""
 
 
 class Stop:
@@ -34,15 +38,21 @@ class Stop:
 
 @contextmanager
 def heard() -> Iterator[Stop]:
-    """Hears signals: the first asks for a stop after the current step, the second ends the process at once.
+    """Hears signals: the first asks for a stop after the current step, another one later ends the process at once.
 
     While nothing would be lost (imports, preparing, loading), the first ends it too.
     """
     stop = Stop()
     stop.idle = "nothing was begun; give the command again"
 
+    first = 0.0
+
     def hear(number: int, frame: FrameType | None) -> None:
-        again, stop.signal = bool(stop.signal), signal.Signals(number).name
+        nonlocal first
+        again = bool(stop.signal)
+        if again and not stop.idle and time.monotonic() < first + TOGETHER_SECONDS:
+            return
+        first, stop.signal = time.monotonic(), signal.Signals(number).name
         # os.write, because a signal may come while print holds its lock
         if stop.idle:
             os.write(2, f"\n{Interrupted(f'stopped by {stop.signal}', fix=stop.idle)}\n".encode())

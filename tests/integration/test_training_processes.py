@@ -179,6 +179,14 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(folder: Folder, la
     assert apart(folder.run("spread"), folder.run(launcher)) == 0, "the same processes resume bit for bit"
 
 
+def test_what_is_not_finite_stops_all_before_anything_is_saved_and_is_told_once(folder: Folder) -> None:
+    words = ("r.yaml", "--runs", "wild", "--set", "train.learning_rate=1.0e+30", "--set", "train.max_steps=3")
+    done = subprocess.run(command("ours", *words), cwd=folder.path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 7
+    assert done.stderr.count("error: the loss or a gradient is not finite at step 1\n") == 1
+    assert list((folder.run("wild") / "checkpoints").glob("*")) == []
+
+
 def is_second(process: psutil.Process) -> bool:
     return process.environ().get("RANK") == "1" and "train" in process.cmdline()
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,17 @@ def _compare(shard: Path, made: Path, touched: Collection[Stored], digest: str, 
         raise _failed(made, "its size is not that of the base's shard")
     read, hashed, changed = hashlib.sha256(), None, {tensor.name for tensor in touched}
     spans = [("its header", 0, begin), *((t.name, t.start, t.start + t.num_bytes) for t in tensors)]
+    theirs, *halves = torch.empty(3, PIECE_BYTES, dtype=torch.uint8)  # while one half is hashed, the other is read
     with shard.open("rb", buffering=0) as old, made.open("rb", buffering=0) as new, ThreadPoolExecutor(1) as thread:
         os.posix_fadvise(new.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what the disk holds, not what memory remembers
-        for name, at, size in _pieces(spans):
-            ours = _read(new, size, made)
+        for (name, at, size), half in zip(_pieces(spans), cycle(halves), strict=False):
+            ours = _read(new, half[:size], made)
             if hashed:
                 hashed.result()
             hashed = thread.submit(read.update, as_bytes(ours))
             if name not in changed:
                 old.seek(at)
-                if not torch.equal(_read(old, size, shard), ours):
+                if not torch.equal(_read(old, theirs[:size], shard), ours):
                     raise _failed(made, f"{name} is not the base's, and no adapter is on it")
             told(size)
     if read.hexdigest() != digest:
@@ -87,8 +89,7 @@ def _pieces(spans: list[tuple[str, int, int]]) -> Iterator[tuple[str, int, int]]
             yield name, at, min(PIECE_BYTES, end - at)
 
 
-def _read(opened: Any, size: int, file: Path) -> torch.Tensor:
-    data = torch.empty(size, dtype=torch.uint8)
+def _read(opened: Any, data: torch.Tensor, file: Path) -> torch.Tensor:
     rest = as_bytes(data)
     while rest:
         got = opened.readinto(rest)

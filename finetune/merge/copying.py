@@ -24,10 +24,16 @@ from finetune.model.streaming import DTYPES, PIECE_BYTES, as_bytes
 from finetune.shards import Stored, list_tensors, refetch
 
 Rows = Callable[[], Iterator[torch.Tensor]]
-"""Gives a tensor's new rows in order, (rows, in) float32."""
+"""Gives a tensor's new rows in order, (rows, in) float32; the next ones may overwrite them."""
 
-MOST_WAITING = 3
-"""Pieces that wait for the disk or the hash; more would only take memory."""
+Give = Callable[[], torch.Tensor]
+"""Gives a buffer to fill."""
+
+Take = Callable[[torch.Tensor, int], None]
+"""Takes a buffer, and how many bytes of it were filled."""
+
+NUM_BUFFERS = 4
+"""Pieces that are filled, written or hashed at one time. They are used again: new memory costs more than a copy."""
 
 FLUSH_BYTES = 64 * 2**20
 """After so many the disk is told to begin, so that it is not idle until the end of the file."""
@@ -38,7 +44,8 @@ class Sink:
 
     def __init__(self, path: Path) -> None:
         self.path, self.digest = path, hashlib.sha256()
-        self._waiting: deque[list[Future[Any]]] = deque()
+        self._free = [torch.empty(PIECE_BYTES, dtype=torch.uint8) for _ in range(NUM_BUFFERS)]
+        self._waiting: deque[tuple[torch.Tensor, list[Future[Any]]]] = deque()
         self._flush: Future[Any] | None = None
         self._written = 0
 
@@ -59,17 +66,23 @@ class Sink:
         finally:
             self._close()
 
-    def take(self, data: memoryview) -> None:
-        """Takes the next bytes, which nobody may change any more.
+    def buffer(self) -> torch.Tensor:
+        """Gives memory for the next bytes, (bytes,) uint8.
 
         Raises:
             OSError: an earlier piece could not be written.
         """
-        write, digest, flush = self._threads
-        self._waiting.append([write.submit(self._write, data), digest.submit(self.digest.update, data)])
-        if len(self._waiting) > MOST_WAITING:
+        if not self._free:
             self._wait()
-        self._written += len(data)
+        return self._free.pop()
+
+    def take(self, buffer: torch.Tensor, size: int) -> None:
+        """Takes the next bytes, in memory that `buffer` gave and gives again once they are on their way."""
+        write, digest, flush = self._threads
+        data = as_bytes(buffer[:size])
+        futures = [write.submit(self._write, data), digest.submit(self.digest.update, data)]
+        self._waiting.append((buffer, futures))
+        self._written += size
         if self._written >= FLUSH_BYTES and (self._flush is None or self._flush.done()):
             self._flushed()
             self._written, self._flush = 0, flush.submit(os.fdatasync, self._file.fileno())
@@ -80,8 +93,10 @@ class Sink:
             self._flush.result()
 
     def _wait(self) -> None:
-        for future in self._waiting.popleft():
+        buffer, futures = self._waiting.popleft()
+        for future in futures:
             future.result()
+        self._free.append(buffer)
 
     def _write(self, data: memoryview) -> None:
         while data:
@@ -104,20 +119,16 @@ def write_file(source: Path, target: Path, changed: Mapping[Stored, Rows], told:
     unfinished = target.with_name(f".{target.name}.part")
     with source.open("rb", buffering=0) as opened, Sink(unfinished) as sink:
 
-        def take(data: torch.Tensor) -> None:
-            piece = as_bytes(data)
-            sink.take(piece)
-            told(len(piece))
+        def take(buffer: torch.Tensor, size: int) -> None:
+            sink.take(buffer, size)
+            told(size)
 
         at = 0
         for tensor in sorted(changed, key=lambda each: each.start):
-            for piece in _bytes(opened, source, at, tensor.start):
-                take(piece)
-            for rows in changed[tensor]():
-                take(rows.to(DTYPES[tensor.dtype]))
+            _copy(opened, source, at, tensor.start, sink.buffer, take)
+            _round(changed[tensor](), DTYPES[tensor.dtype], sink.buffer, take)
             at = tensor.start + tensor.num_bytes
-        for piece in _bytes(opened, source, at, os.fstat(opened.fileno()).st_size):
-            take(piece)
+        _copy(opened, source, at, os.fstat(opened.fileno()).st_size, sink.buffer, take)
     os.replace(unfinished, target)
     atomic.fsync(target.parent)
     return sink.digest.hexdigest()
@@ -128,14 +139,27 @@ def changed_in(source: Path, rows: Mapping[Stored, Rows]) -> dict[Stored, Rows]:
     return {tensor: rows[tensor] for tensor in list_tensors([source]) if tensor in rows}
 
 
-def _bytes(opened: Any, source: Path, start: int, end: int) -> Iterator[torch.Tensor]:
-    """Reads bytes in pieces, each into memory of its own."""
+def _copy(opened: Any, source: Path, start: int, end: int, give: Give, take: Take) -> None:
+    """Copies bytes of a file from here to there."""
     opened.seek(start)
     while start < end:
-        piece = torch.empty(min(PIECE_BYTES, end - start), dtype=torch.uint8)
-        got = opened.readinto(as_bytes(piece))
+        buffer = give()
+        got = opened.readinto(as_bytes(buffer[: end - start]))
         if not got:
             fix = refetch(source.parent, source.name)
             raise ArtifactError("a file of the base is cut short", where=str(source), why="it changed", fix=fix)
-        yield piece[:got]
+        take(buffer, got)
         start += got
+
+
+def _round(pieces: Iterator[torch.Tensor], dtype: torch.dtype, give: Give, take: Take) -> None:
+    """Rounds rows to the dtype on disk, as many of them together as a buffer holds."""
+    buffer, filled = give(), 0
+    for rows in pieces:
+        size = rows.numel() * dtype.itemsize
+        if filled + size > len(buffer):
+            take(buffer, filled)
+            buffer, filled = give(), 0
+        buffer[filled : filled + size].view(dtype).view(rows.shape).copy_(rows)
+        filled += size
+    take(buffer, filled)

@@ -17,6 +17,9 @@ from finetune.model.streaming import read_whole, stream
 from finetune.shape import is_text
 from finetune.shards import Stored, list_tensors, shards
 
+BLOCK = 2**20
+"""Numbers of a piece in float32: what stays in a processor's cache while it is changed and rounded."""
+
 
 class Weights:
     """Of one folder; nothing of it is held."""
@@ -41,25 +44,34 @@ class Weights:
             self.stored[part.name].append(tensor)
 
     def rows(self, name: str) -> Pieces:
-        """Reads a whole parameter from its first row to its last."""
+        """Reads a whole parameter from its first row to its last, as `pieces` does."""
         for tensor in self.stored[name]:
             yield from self.pieces(tensor)
 
     def pieces(self, tensor: Stored) -> Pieces:
-        """Reads a tensor of a shard; the rows are numbered as those of its parameter, and may be overwritten."""
+        """Reads a tensor of a shard; the rows are numbered as those of its parameter.
+
+        They may be overwritten, and the next ones do so: memory that is new each time costs more than all arithmetic.
+        """
+        buffer = torch.empty(max(1, BLOCK // tensor.width), tensor.width)
+        for first, rows in self._pieces(tensor):
+            for start in range(0, len(rows), len(buffer)):
+                some = rows[start : start + len(buffer)]
+                yield first + start, buffer[: len(some)].copy_(some)
+
+    def _pieces(self, tensor: Stored) -> Pieces:
         part, width = self.parts[tensor], tensor.width
         quantised = self.quantised.get(part.name)
         if quantised is None:
-            for piece in stream([tensor], lambda _: CPU):
-                yield part.first + piece.first, piece.rows.to(torch.float32, copy=True)
+            for first, rows in _read(tensor, 1):
+                yield part.first + first, rows
         elif len(self.stored[part.name]) == 1:
-            for first, rows in restored(quantised, lambda together: _read(tensor, together)):
-                yield first, rows.to(torch.float32, copy=True)
+            yield from restored(quantised, lambda together: _read(tensor, together))
         else:  # a matrix of one expert, which was quantised together with its sibling
             out = quantised.shape[1]
             expert, inside = divmod(part.first, out)
             whole = self.experts(part.name, expert, expert + 1).view(out, width)
-            yield part.first, whole[inside : inside + tensor.num_rows].clone()
+            yield part.first, whole[inside : inside + tensor.num_rows]
 
     def experts(self, name: str, first: int, last: int) -> torch.Tensor:
         """Reads one weight of some routed experts, (last - first, out, in)."""

@@ -168,7 +168,7 @@ def test_the_dequantised_base_is_what_training_multiplied_with(
         quantised |= {f"{block}.{leaf}": stack.whole(0, stack.at_once) for leaf, stack in experts.stacks.items()}
     assert order.base.quantised.keys() == quantised.keys()
     for weight, expected in quantised.items():
-        rows = torch.cat([rows for _, rows in order.base.rows(weight)])
+        rows = torch.cat([rows.clone() for _, rows in order.base.rows(weight)])
         assert torch.equal(rows.view(expected.shape), expected.float()), weight
 
     def dequantise(plain: Any) -> None:
@@ -214,7 +214,7 @@ def test_experts_that_are_stored_one_by_one_become_what_fused_ones_become(pico_m
         for name in fused.parameters:
             change = order.adapter.change(name, 8) if name in order.adapter.place(fused.parameters) else None
             whole, parts = (
-                [(first, change.apply(first, rows) if change else rows) for first, rows in weights.rows(name)]
+                [(first, (change.apply(first, rows) if change else rows).clone()) for first, rows in weights.rows(name)]
                 for weights in (fused, alone)
             )
             assert len(parts) == len(alone.stored[name])

@@ -1,21 +1,57 @@
-"""Tokens on their way to the processes that hold their experts, and what those said on its way back.
+"""Processes that share the experts of every layer, and the two ways on which tokens travel between them.
 
-Every process of a group gets the tokens of all (all-gather), works out its own experts' share of every answer, and the
-shares are added up where the tokens came from (reduce-scatter). Shapes do not depend on what the routers choose: no
-token is dropped, no expert overflows, and a process whose experts nobody chose takes part like any other.
-
-Sending each row to its expert alone (all-to-all) moves chosen x (size - 1) / size rows a token, this (size - 1): less
-while the group is smaller than the number of experts that a token chooses, 8 in the 35B-A3B.
+To all (`to_all.py`): each process gets every token. To owners (`to_owners.py`): a token goes only to the processes that
+hold one of its experts, once to each. Of E processes and k experts a token the first sends E - 1 rows a token and the
+second (E - 1) (1 - (1 - 1/E)^k) where routers choose evenly: for k = 8 the share is 1.0, 0.90, 0.66, 0.40 and 0.22 at
+E = 2, 4, 8, 16 and 32. The second has a message for each pair of processes and waits for the device once more, so it is
+taken where there are more processes than experts of a token.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Protocol
 
 import torch
 from torch import distributed
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
+
+from finetune.experts.gathered import Gathered
+from finetune.experts.to_all import ToAll
+from finetune.experts.to_owners import ToOwners
+
+
+class Way(Protocol):
+    """How tokens get to the processes that hold their experts, and the answers back."""
+
+    def gather(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor, held: int) -> Gathered:
+        """Gives the tokens that this process works on.
+
+        Args:
+            hidden: (tokens, width) of this process.
+            index: (tokens, chosen) experts.
+            weights: (tokens, chosen).
+            held: experts that each process holds.
+        """
+        ...
+
+    def gather_again(self, hidden: torch.Tensor, weights: torch.Tensor, before: Gathered) -> Gathered:
+        """Gives what `gather` gave before, without asking anybody; gradients flow as they do through it."""
+        ...
+
+    def scatter(self, shares: torch.Tensor, gathered: Gathered) -> torch.Tensor:
+        """Adds up what all processes say of this one's tokens.
+
+        Args:
+            shares: of the answers for the tokens that were gathered, (rows, width).
+            gathered: those tokens.
+
+        Returns:
+            (tokens, width).
+        """
+        ...
+
+    def scatter_again(self, shares: torch.Tensor, gathered: Gathered) -> torch.Tensor:
+        """Gives a tensor in the place of `scatter`'s, zeros that nobody reads: a sum keeps nothing for its backward."""
+        ...
 
 
 class Exchange:
@@ -23,106 +59,9 @@ class Exchange:
 
     def __init__(self, group: distributed.ProcessGroup) -> None:
         """Joins the group; call it in every process of it."""
-        self.group = group
         self.size, self.place = group.size(), group.rank()
+        self.to_all, self.to_owners = ToAll(group), ToOwners(group)
 
-    def gather(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Gives the tokens of all processes, one process after another, each padded to the longest.
-
-        Args:
-            hidden: (tokens, width) of this process.
-            index: (tokens, chosen) experts.
-            weights: (tokens, chosen).
-
-        Returns:
-            The same of all: (size * longest, ...). A padding token chooses no expert: its index is -1.
-        """
-        longest = self._longest(len(hidden), hidden.device)
-        pad = (0, 0, 0, longest - len(hidden))
-        return (
-            _gather(hidden, longest, self),
-            _all_gather(functional.pad(index, pad, value=-1), self),
-            _gather(weights, longest, self),
-        )
-
-    def gather_again(
-        self, hidden: torch.Tensor, weights: torch.Tensor, before: tuple[torch.Tensor, ...]
-    ) -> tuple[torch.Tensor, ...]:
-        """Gives what `gather` gave before, without asking anybody; gradients flow as they do through it."""
-        return _gather(hidden, 0, self, before[0]), before[1], _gather(weights, 0, self, before[2])
-
-    def scatter(self, shares: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Adds up what all processes say of this one's tokens.
-
-        Args:
-            shares: of the answers for all tokens, (size * longest, width).
-            tokens: of this process.
-
-        Returns:
-            (tokens, width).
-        """
-        return _scatter(shares, tokens, self, again=False)
-
-    def scatter_again(self, shares: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Gives a tensor in the place of `scatter`'s, zeros that nobody reads: a sum keeps nothing for its backward."""
-        return _scatter(shares, tokens, self, again=True)
-
-    def _longest(self, tokens: int, device: torch.device) -> int:
-        count = torch.tensor(tokens, device=device)
-        distributed.all_reduce(count, distributed.ReduceOp.MAX, group=self.group)
-        return int(count)
-
-
-def _gather(mine: torch.Tensor, longest: int, exchange: Exchange, before: torch.Tensor | None = None) -> torch.Tensor:
-    return cast("torch.Tensor", _Gather.apply(mine, longest, exchange, before))
-
-
-def _scatter(shares: torch.Tensor, tokens: int, exchange: Exchange, *, again: bool) -> torch.Tensor:
-    return cast("torch.Tensor", _Scatter.apply(shares, tokens, exchange, again))
-
-
-def _all_gather(mine: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-    of_all = mine.new_empty(exchange.size * len(mine), *mine.shape[1:])
-    distributed.all_gather_into_tensor(of_all, mine.contiguous(), group=exchange.group)
-    return of_all
-
-
-def _reduce_scatter(of_all: torch.Tensor, exchange: Exchange) -> torch.Tensor:
-    mine = of_all.new_empty(len(of_all) // exchange.size, *of_all.shape[1:])
-    distributed.reduce_scatter_tensor(mine, of_all.contiguous(), group=exchange.group)
-    return mine
-
-
-class _Gather(torch.autograd.Function):
-    """Its transpose is a sum over the processes, of which each keeps its own rows."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, mine: torch.Tensor, longest: int, exchange: Exchange, before: torch.Tensor | None
-    ) -> torch.Tensor:
-        ctx.exchange, ctx.tokens = exchange, len(mine)
-        if before is not None:
-            return before.view_as(before)
-        return _all_gather(functional.pad(mine, (0, 0, 0, longest - len(mine))), exchange)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        return _reduce_scatter(gradient, ctx.exchange)[: ctx.tokens], None, None, None
-
-
-class _Scatter(torch.autograd.Function):
-    """Its transpose gives each process's gradient to all."""
-
-    @staticmethod
-    def forward(ctx: Any, of_all: torch.Tensor, tokens: int, exchange: Exchange, again: bool) -> torch.Tensor:
-        ctx.exchange, ctx.longest = exchange, len(of_all) // exchange.size
-        if again:
-            return of_all.new_zeros(tokens, of_all.shape[1])
-        return _reduce_scatter(of_all, exchange)[:tokens]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        padded = functional.pad(gradient, (0, 0, 0, ctx.longest - len(gradient)))
-        return _all_gather(padded, ctx.exchange), None, None, None
+    def way(self, chosen: int) -> Way:
+        """Chooses the way for tokens that go to so many experts each."""
+        return self.to_owners if self.size > chosen else self.to_all

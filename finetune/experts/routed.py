@@ -7,6 +7,7 @@ from torch import nn
 
 from finetune.experts.again import current_pass
 from finetune.experts.exchange import Exchange
+from finetune.experts.gathered import Gathered
 from finetune.experts.lora import ExpertLora
 from finetune.experts.products import Stack, frozen_product
 from finetune.experts.routing import Groups, add_up, sort_rows, take
@@ -55,7 +56,7 @@ class RoutedExperts(nn.Module):
         self.down_lora: ExpertLora | None = None
         self.adapted = True
         """Whether the adapters take part."""
-        self._gathered: tuple[torch.Tensor, ...] | None = None
+        self._gathered: Gathered | None = None
 
     @property
     def stacks(self) -> dict[str, NF4Stack | PlainStack]:
@@ -100,15 +101,15 @@ class RoutedExperts(nn.Module):
         """
         if self.exchange is None:
             return self._here(hidden_states, top_k_index, top_k_weights)
-        tokens = len(hidden_states)
+        way = self.exchange.way(top_k_index.shape[1])
         if current_pass() == "again" and self._gathered is not None:
-            gathered = self.exchange.gather_again(hidden_states, top_k_weights, self._gathered)
+            gathered = way.gather_again(hidden_states, top_k_weights, self._gathered)
             self._gathered = None
-            return self.exchange.scatter_again(self._here(*gathered), tokens)
-        gathered = self.exchange.gather(hidden_states, top_k_index, top_k_weights)
+            return way.scatter_again(self._here(gathered.hidden, gathered.index, gathered.weights), gathered)
+        gathered = way.gather(hidden_states, top_k_index, top_k_weights, self.num_held)
         if current_pass() == "first":
-            self._gathered = tuple(tensor.detach() for tensor in gathered)
-        return self.exchange.scatter(self._here(*gathered), tokens)
+            self._gathered = gathered.detached()
+        return way.scatter(self._here(gathered.hidden, gathered.index, gathered.weights), gathered)
 
     def _here(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Adds up what the experts say that are held here; zero for a token of which none was chosen."""

@@ -15,8 +15,8 @@ from finetune.experts.again import passes
 
 EXPERTS, HIDDEN, INTERMEDIATE, CHOSEN = 8, 128, 64, 2
 
-LENGTHS = {"even": (12, 12, 12, 12), "uneven": (12, 5, 1, 30), "skewed": (12, 5, 1, 30)}
-"""Tokens of each process; where skewed, nearly all of them choose the experts of the last one."""
+LENGTHS = {"even": (12, 12, 12, 12), "uneven": (12, 5, 1, 30), "skewed": (12, 5, 1, 30), "empty": (12, 0, 1, 30)}
+"""Tokens of each process; where skewed, all of them choose the two experts of the last one of four."""
 
 
 def experts(exchange: Exchange | None, *, nf4: bool) -> RoutedExperts:
@@ -47,7 +47,7 @@ def tokens_of(place: int, kind: str) -> tuple[torch.Tensor, ...]:
     count = LENGTHS[kind][place]
     weights = torch.rand(count, EXPERTS, generator=random)
     if kind == "skewed":
-        weights[:, -2:] += 1
+        weights[:, -2:] += 1  # two of eight experts get everything: max/mean is 4, the most there can be
     index = weights.topk(CHOSEN).indices
     drawn = (torch.randn(count, width, generator=random) for width in (HIDDEN, HIDDEN))
     return *drawn, index, torch.rand(count, CHOSEN, generator=random)
@@ -68,24 +68,34 @@ def run(made: RoutedExperts, given: tuple[torch.Tensor, ...], *, recomputed: boo
     return told | {name: p.grad.clone() for name, p in made.named_parameters()}
 
 
-CASES = [(2, "uneven", True), (2, "skewed", False), (4, "skewed", True), (4, "even", False)]
-"""Size of a group, tokens, whether weights are in NF4."""
+CASES = [
+    (2, "uneven", True, "to_all"),
+    (2, "skewed", False, "to_owners"),
+    (2, "empty", False, "to_owners"),
+    (4, "even", False, "to_all"),
+    *((4, kind, nf4, way) for kind, nf4 in (("skewed", True), ("empty", False)) for way in ("to_all", "to_owners")),
+]
+"""Size of a group, tokens, whether weights are in NF4, the way that tokens take."""
 
 
 def spread(place: int) -> dict[Any, dict[str, Any]]:
     """What one process of four finds in each case, and how often it spoke with the others."""
     pairs = [distributed.new_group([0, 1]), distributed.new_group([2, 3])]
     sent: list[str] = []
-    for name in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor"):
+    for name in ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single"):
         setattr(distributed, name, _noted(getattr(distributed, name), name, sent))
     told = {}
-    for size, kind, nf4 in CASES:
+    for case in CASES:
+        size, kind, nf4, way = case
         exchange = Exchange(distributed.group.WORLD if size == 4 else pairs[place // 2])
+        assert exchange.way(CHOSEN) is (exchange.to_owners if size == 4 else exchange.to_all)
+        chosen = getattr(exchange, way)
+        exchange.way = lambda experts_of_a_token: chosen  # noqa: B023
         made, given = experts(exchange, nf4=nf4), tokens_of(place, kind)
         once = run(made, given, recomputed=False)
         sent.clear()
         again = run(made, given, recomputed=True)
-        told[size, kind, nf4] = {"once": once, "again": again, "sent": list(sent), "held": made.num_held}
+        told[case] = {"once": once, "again": again, "sent": list(sent), "held": made.num_held}
     return told
 
 
@@ -103,12 +113,18 @@ def _noted(function: Any, name: str, sent: list[str]) -> Any:
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference, as a share of the largest number; a process without a token has none."""
+    assert one.shape == other.shape
+    if not other.numel():
+        return 0.0
     return ((one - other).abs().max() / other.abs().max().clamp(min=1e-12)).item()
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}-{'nf4' if case[2] else 'plain'}")
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case[0]}-{case[1]}-{'nf4' if case[2] else 'plain'}-{case[3]}"
+)
 def test_spread_over_processes_nothing_changes(found: list[dict[Any, dict[str, Any]]], case: tuple[Any, ...]) -> None:
-    size, kind, nf4 = case
+    size, kind, nf4, _ = case
     alone = experts(None, nf4=nf4)
     expected = [run(alone, tokens_of(place, kind), recomputed=False) for place in range(4)]
     told = [each[case] for each in found]
@@ -128,8 +144,17 @@ def test_spread_over_processes_nothing_changes(found: list[dict[Any, dict[str, A
             assert owners <= {expert // (EXPERTS // size)}
 
 
+@pytest.mark.parametrize("kind", [("skewed", True), ("empty", False)], ids=["skewed", "empty"])
+def test_both_ways_lead_to_the_same(found: list[dict[Any, dict[str, Any]]], kind: tuple[str, bool]) -> None:
+    for each in found:
+        one, other = (each[4, *kind, way]["once"] for way in ("to_all", "to_owners"))
+        assert all(apart(one[name], other[name]) < 1e-6 for name in one)
+
+
 def test_what_was_gathered_is_not_gathered_again_in_backward(found: list[dict[Any, dict[str, Any]]]) -> None:
-    gather, scatter = "all_gather_into_tensor", "reduce_scatter_tensor"
-    # forward: the longest, states, choices, weights; answers. backward: their gradients; of states and of weights
-    expected = ["all_reduce", gather, gather, gather, scatter, gather, scatter, scatter]
-    assert all(told["sent"] == expected for each in found for told in each.values())
+    gather, scatter, send = "all_gather_into_tensor", "reduce_scatter_tensor", "all_to_all_single"
+    # forward: how many, states, choices, weights; answers. backward: their gradients; of states and of weights
+    to_all = ["all_reduce", gather, gather, gather, scatter, gather, scatter, scatter]
+    for each in found:
+        for (*_, way), told in each.items():
+            assert told["sent"] == (to_all if way == "to_all" else [send] * 8)

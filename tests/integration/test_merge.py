@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from trial.small_run import write_recipe
 
 from finetune.merge import merge
 from finetune.merge.changes import Adapter
+from finetune.merge.logits import Comparison
 from finetune.merge.ondisk import model_on_disk, states
 from finetune.merge.order import take
 from finetune.merge.weights import Weights
@@ -219,6 +221,20 @@ def test_experts_that_are_stored_one_by_one_become_what_fused_ones_become(pico_m
             )
             assert len(parts) == len(alone.stored[name])
             assert torch.equal(torch.cat([rows for _, rows in whole]), torch.cat([rows for _, rows in parts]))
+
+
+def test_distances_that_come_in_pieces_of_the_vocabulary_are_those_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = 3 * torch.randn(7, 1000, generator=generator)
+    found = wanted + 0.3 * torch.randn(7, 1000, generator=generator)
+    comparison = Comparison(7)
+    for first, last in pairwise([0, 1, 400, 999, 1000]):
+        comparison.take(first, wanted[:, first:last], found[:, first:last])
+    p, q = wanted.double().log_softmax(1), found.double().log_softmax(1)
+    distance = comparison.distance()
+    assert distance.mean_kl == pytest.approx((p.exp() * (p - q)).sum(1).mean().item(), rel=1e-12)
+    assert distance.max_difference == (wanted.double() - found.double()).abs().max().item()
+    assert distance.agreement == (wanted.argmax(1) == found.argmax(1)).double().mean().item()
 
 
 def test_what_was_really_trained_is_merged(pico_base: Path, tmp_path: Path) -> None:

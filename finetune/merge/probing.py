@@ -11,6 +11,7 @@ differences over what rounding explains: about 1 if the merge is right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ import torch
 
 from finetune.errors import ProofFailed
 from finetune.merge.changes import Adapter, Change, LowRank, OfExperts, Whole, experts_in
+from finetune.merge.rounding import unit_in_the_last_place
 from finetune.merge.weights import Weights
 from finetune.shards import Stored
 
@@ -26,9 +28,6 @@ PROBES = 16
 
 MOST_ROUNDINGS = 2.0
 """Times what rounding explains, in any tensor. At most 1.3 was seen, in routers of a toy; see docs/log.md."""
-
-SIGNIFICAND_BITS = {"BF16": 8, "F16": 11, "F32": 18, "F64": 18}
-"""Of a dtype on disk, the hidden one among them; of the wide ones those that sums in float32 get right."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,13 @@ def _probe(
         same = same and torch.equal(found, rows)
         wanted = _product(change, first, rows, vectors)
         difference = found @ vectors - wanted
-        unit = torch.ldexp(torch.ones_like(found), torch.frexp(found).exponent - SIGNIFICAND_BITS[new.dtype])
+        unit = unit_in_the_last_place(found, new.dtype)
         differences += difference.square().sum(dtype=torch.float64).item()
         explained += (unit.square_() @ vectors.square()).sum(dtype=torch.float64).item() / 12
         told(len(rows) * new.row_bytes)
-    return same, differences / explained if differences else 0.0
+    if not differences:
+        return same, 0.0
+    return same, differences / explained if explained else math.inf
 
 
 def _product(change: Change | None, first: int, rows: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from finetune.merge.changes import CPU, Adapter
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import Blur, model_on_disk, states
 from finetune.merge.prompts import Prompts
+from finetune.merge.rounding import unit_in_the_last_place
 from finetune.merge.weights import Weights
 from finetune.plan import Plan
 from finetune.run import Claim
@@ -32,9 +33,6 @@ MOST_SHARE = 0.05
 MOST_ROUNDINGS = 10.0
 """Times the distance that rounding errors drawn by chance make. One draw differs from another, most where a router
 chooses between experts that it likes nearly alike: 0.6 to 1.4 were seen."""
-
-BITS = 8
-"""Of bfloat16's significand, the hidden one among them."""
 
 Report = Callable[[str], None]
 
@@ -135,9 +133,8 @@ def blur(seed: int) -> Blur:
     generator = torch.Generator().manual_seed(seed)
 
     def blurred(rows: torch.Tensor) -> torch.Tensor:
-        exponent = torch.frexp(rows).exponent  # of a fraction from 0.5 to 1
         drawn = torch.rand(rows.shape, generator=generator) - 0.5
-        return rows + torch.ldexp(drawn, exponent - BITS)
+        return rows + drawn * unit_in_the_last_place(rows, "BF16")
 
     return blurred
 

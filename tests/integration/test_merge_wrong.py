@@ -27,6 +27,7 @@ from finetune.merge.order import Order, take
 from finetune.merge.probing import probe
 from finetune.merge.prompts import Prompts
 from finetune.merge.proof import claims_of, compare_answers
+from finetune.merge.rounding import unit_in_the_last_place
 from finetune.merge.weights import Weights
 from finetune.run import Run, locked, manifest
 
@@ -275,3 +276,11 @@ def test_what_fails_its_proof_keeps_its_partial_name(run: Run, monkeypatch: pyte
     assert not run.merged.exists()
     assert (run.path / "merged.partial" / "merged").is_dir()
     assert [stage["stage"] for stage in manifest.read(run.manifest)["stages"]] == ["train"]
+
+
+def test_a_unit_in_the_last_place_is_the_step_to_the_next_bfloat16() -> None:
+    weights = torch.tensor([1.0, 0.02, -0.3, 1e-30, 255.0]).bfloat16()
+    following = (weights.view(torch.int16) + 1).view(torch.bfloat16)
+    expected = (following.float() - weights.float()).abs()
+    assert torch.equal(unit_in_the_last_place(weights.float(), "BF16"), expected)
+    assert unit_in_the_last_place(torch.zeros(2), "BF16").tolist() == [0, 0]

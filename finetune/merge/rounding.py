@@ -11,7 +11,7 @@ SIGNIFICAND_BITS = {"BF16": 8, "F16": 11, "F32": 18, "F64": 18}
 def unit_in_the_last_place(weights: torch.Tensor, dtype: str) -> torch.Tensor:
     """Gives the distance between a weight and the next larger one of that dtype; 0 for a weight of 0, which is exact.
 
-    Rounding to the nearest moves a weight by at most half of it, evenly spread: the variance is a twelfth of its square.
+    Rounding to the nearest moves a weight by half of it at most, evenly spread: the variance is its square / 12.
     """
     exponent = torch.frexp(weights).exponent  # of a fraction from 0.5 to 1
     return torch.ldexp(weights.ne(0).float(), exponent - SIGNIFICAND_BITS[dtype])

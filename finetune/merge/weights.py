@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from finetune.architecture import read_architecture
-from finetune.experts import NF4Stack
 from finetune.layout import match
-from finetune.model.roundtrip import CPU, Pieces, Quantised, restored
+from finetune.model.roundtrip import CPU, Pieces, Quantised, restored, restored_experts
 from finetune.model.streaming import read_whole, stream
 from finetune.shape import is_text
 from finetune.shards import Stored, list_tensors, shards
@@ -84,9 +83,7 @@ class Weights:
             each = [t for t in found if first * out <= self.parts[t].first < last * out]
             rows = torch.cat([read_whole(tensor) for tensor in each])
         if (quantised := self.quantised.get(name)) is not None:
-            stack = NF4Stack(last - first, out, width, dtype=quantised.dtype, device=CPU)
-            stack.fill(0, rows)
-            return stack.whole(0, last - first).float()
+            return restored_experts(quantised, rows.view(-1, width)).float()
         return rows.view(-1, out, width).float()
 
     def whole(self, name: str) -> torch.Tensor:

@@ -19,9 +19,8 @@ from finetune.memory.loss import TILE
 from finetune.memory.weights import BLOCK
 from finetune.model.experts import TARGETS
 from finetune.model.head import Kind, QuantisedHead
-from finetune.model.nf4 import quantiser
+from finetune.model.nf4 import CPU_STRIDE, quantiser
 from finetune.model.skeleton import make_skeleton
-from finetune.model.streaming import PIECE_BYTES
 from finetune.plan import Plan
 
 CPU = torch.device("cpu")
@@ -80,8 +79,9 @@ def _linear(quantised: Quantised, read: Read) -> Pieces:
     for first, rows in read(together):
         fill(first, rows)
     packed, state = module.weight.data, module.weight.quant_state
+    module.register_parameter("weight", None)  # it refers to its module, and both would stay until they are looked for
     maxima = dequantize_blockwise(state.absmax, state.state2) + state.offset  # (blocks,) float32
-    step = max(together, PIECE_BYTES // (4 * width) // together * together)
+    step = max(together, CPU_STRIDE // width // together * together)
     for first in range(0, out, step):
         last = min(first + step, out)
         begin, end = first * width, last * width
@@ -97,12 +97,30 @@ def _linear(quantised: Quantised, read: Read) -> Pieces:
 
 
 def _experts(quantised: Quantised, read: Read) -> Pieces:
+    for first, rows in read(quantised.shape[1]):
+        yield first, restored_experts(quantised, rows).view(-1, rows.shape[1])
+
+
+def restored_experts(quantised: Quantised, rows: torch.Tensor) -> torch.Tensor:
+    """Quantises and restores some whole experts of a weight, one expert and a few rows of it at a time.
+
+    Args:
+        quantised: the weight.
+        rows: of the experts, (experts * out, in).
+
+    Returns:
+        (experts, out, in), in the dtype that training restored them in.
+    """
     _, out, width = quantised.shape
-    for first, rows in read(out):
-        experts = len(rows) // out
-        stack = NF4Stack(experts, out, width, dtype=quantised.dtype, device=CPU)
-        stack.fill(0, rows)
-        yield first, stack.whole(0, experts).view(-1, width)
+    whole = torch.empty(len(rows) // out, out, width, dtype=quantised.dtype)
+    together = BLOCK // math.gcd(width, BLOCK)
+    step = max(together, CPU_STRIDE // width // together * together)
+    for expert, matrix in enumerate(rows.view(whole.shape)):
+        stack = NF4Stack(1, out, width, dtype=quantised.dtype, device=CPU)
+        for first in range(0, out, step):
+            stack.fill(first, matrix[first : first + step])
+        whole[expert] = stack.whole(0, 1)[0]
+    return whole
 
 
 def _head(quantised: Quantised, read: Read) -> Pieces:

@@ -24,7 +24,7 @@ INDEX_BYTES = 8
 
 EXCHANGES = 8
 """Collectives of one layer whose experts are spread: the longest, states, choices, their weights, answers; and in
-backward the gradients of answers, states and weights. Source: finetune/experts/exchange.py; a test counts them."""
+backward the gradients of answers, states and weights. Source: finetune/experts/to_all.py; a test counts them."""
 
 
 PASSES = 3
@@ -65,7 +65,9 @@ def reduce_scatter(num_bytes: float, processes: int) -> float:
 def exchanged_bytes(*, tokens: float, size: int, hidden: int, chosen: int, e: int) -> float:
     """Gives the bytes that a process sends for one layer and micro-batch, forward and backward.
 
-    Layers that are recomputed send nothing again. The weights of the choices have the dtype of the states.
+    Layers that are recomputed send nothing again. The weights of the choices have the dtype of the states. To more
+    processes than experts of a token it is sent by all-to-all, to the owners of its experts alone: to so many as there
+    are where routers choose evenly.
 
     Args:
         tokens: of the process of the group that has most; all are padded to it.
@@ -77,7 +79,12 @@ def exchanged_bytes(*, tokens: float, size: int, hidden: int, chosen: int, e: in
     states, weights, index = tokens * hidden * e, tokens * chosen * e, tokens * chosen * INDEX_BYTES
     forward = all_gather(states + index + weights, size) + reduce_scatter(size * states, size)
     backward = all_gather(states, size) + reduce_scatter(size * (states + weights), size)
-    return forward + backward
+    return (forward + backward) * (owners_share(size, chosen) if size > chosen else 1)
+
+
+def owners_share(size: int, chosen: int) -> float:
+    """Gives the share of a group's processes that hold one at least of a token's experts, drawn evenly."""
+    return 1 - (1 - 1 / size) ** chosen
 
 
 def wire_of(job: Job, levers: Levers, hardware: Hardware, *, micro_steps: int, tokens: float) -> Wire:

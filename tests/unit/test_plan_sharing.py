@@ -59,6 +59,10 @@ def test_tokens_for_spread_experts_are_counted_in_rows_choices_and_weights(tmp_p
     made = together(tmp_path, "parallel.expert=4", "memory.micro_batch=2")
     token = 4 * 2048 * 2 + 8 * 8 + 2 * 8 * 2  # states and answers there and back; int64 choices; weights there and back
     assert exchanged_bytes(tokens=1, size=2, hidden=2048, chosen=8, e=2) == token
+    every = exchanged_bytes(tokens=1, size=8, hidden=2048, chosen=8, e=2)
+    # 16 processes are more than 8 experts: a token meets 16 (1 - (15/16)^8) = 6.45 of them, and not 15 others
+    owners = exchanged_bytes(tokens=1, size=16, hidden=2048, chosen=8, e=2)
+    assert (every, owners) == (7 * token, pytest.approx(15 * 6.4525 / 16 * token, rel=1e-4))
     assert made.wire_bytes["tokens for routed experts"] == 40 * 4 * 3 * 8192 * token  # layers, micro-batches, others
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune import host, nvidia
 from finetune.cards import Card, card_named, parse_gpus, parse_host
-from finetune.errors import RecipeError
+from finetune.errors import OutsideError, RecipeError
 from finetune.links import USUAL, Link, network_named
 
 DRIVER_SHARE = 0.03
@@ -39,6 +39,9 @@ LAUNCHED = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 
 Source: https://docs.pytorch.org/docs/stable/elastic/run.html, section Environment Variables.
 """
+
+MEETING = ("MASTER_ADDR", "MASTER_PORT")
+"""Where processes that were started find one another. Source: the same."""
 
 NO_GPU = ("cpu", "none")
 """Words of `--gpu` for a machine without one."""
@@ -220,6 +223,30 @@ def kernels_installed(*packages: str) -> bool:
 def is_launched() -> bool:
     """Whether torchrun, the deepspeed launcher or their like started this process, perhaps with others."""
     return any(name in os.environ for name in LAUNCHED)
+
+
+def check_launched() -> None:
+    """Looks at what a launcher told this process.
+
+    Raises:
+        OutsideError: of the variables some are missing or nonsense, so that processes would not find one another.
+    """
+    told = {name: os.environ[name] for name in LAUNCHED if name in os.environ}
+    wrong = next((name for name, value in told.items() if not (value.isascii() and value.isdecimal())), "")
+    size = int(told["WORLD_SIZE"]) if "WORLD_SIZE" in told and not wrong else 1
+    if told and not wrong:
+        needed = (*LAUNCHED, *MEETING) if size > 1 or told.get("RANK", "0") != "0" else ()
+        wrong = next((name for name in needed if name not in os.environ), "")
+        if not wrong and (size < 1 or int(told.get("RANK", "0")) >= size):
+            wrong = "RANK" if size else "WORLD_SIZE"
+    if wrong:
+        found = ", ".join(f"{name}={os.environ[name]!a:.40}" for name in (*LAUNCHED, *MEETING) if name in os.environ)
+        raise OutsideError(
+            f"{wrong} is {'missing' if wrong not in os.environ else 'no place among processes that train together'}",
+            where=f"the environment: {found}",
+            why="torchrun and its like set all of WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT",
+            fix=f"unset {' '.join(LAUNCHED)}   # or start it by torchrun",
+        )
 
 
 def started_processes() -> int:

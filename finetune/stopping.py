@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,22 @@ HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 TOGETHER_SECONDS = 1.0
 """Signals that come so soon after the first are the same wish: a launcher and its launcher may both hand it on."""
+
+
+STARTER = "FINETUNE_STARTER"
+"""Names the process that started this one, to train together with others."""
+
+_PR_SET_PDEATHSIG = 1
+"""Source: prctl(2), Linux."""
+
+
+def end_with_starter() -> None:
+    """Lets this process hear SIGTERM when the one that started it dies, however it does: nobody trains on unseen."""
+    starter = os.environ.get(STARTER, "")
+    if starter and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if str(os.getppid()) != starter:  # it died before this was said
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Stop:

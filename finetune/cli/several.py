@@ -10,7 +10,8 @@ import typer
 
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import OutsideError, RecipeError
-from finetune.hardware import Hardware, detect, is_launched, with_processes
+from finetune.hardware import Hardware, check_launched, detect, is_launched, with_processes
+from finetune.stopping import end_with_starter
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -36,10 +37,12 @@ def machine(asked: int | None, run: Run | None) -> Hardware:
 
     Raises:
         RecipeError: as many were started already, or there are fewer GPUs.
-        OutsideError: another program started several that would not know of one another.
+        OutsideError: another program started several that would not know of one another, or told them nonsense.
     """
+    check_launched()
     hardware = detect()
     if is_launched():
+        end_with_starter()
         if asked is not None and asked != hardware.processes:
             why = f"torchrun or its like started {hardware.processes} already"
             raise RecipeError(

@@ -36,7 +36,9 @@ def init(
         recipe.parent.mkdir(parents=True, exist_ok=True)
         if not there:
             shutil.copytree(shipped.root() / "data_templates" / trade, data)
-        shutil.copy(shipped.root() / "recipes" / "recipe.schema.json", recipe.parent)
+        schema = recipe.parent / "recipe.schema.json"
+        if not os.path.lexists(schema):  # one that is there may be newer, or the user's own
+            shutil.copy(shipped.root() / "recipes" / schema.name, schema)
         shutil.copy(shipped.root() / "recipes" / f"{name}.yaml", recipe)
     print(f"wrote {recipe}; it learns the rows of {data}/" if there else f"wrote {recipe} and {data}/")
     print(f"put your own rows into {data / 'train.jsonl'}, then:")

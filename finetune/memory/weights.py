@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from finetune.levers import Levers
 from finetune.shape import ModelShape, is_text
 
+DTYPE_BYTES = {"cuda": 2, "cpu": 4}
+"""bfloat16 on a GPU, float32 on a CPU."""
+
 BLOCK = 64
 """Weights that share one absolute maximum in NF4."""
 NESTED_BLOCK = 256

@@ -7,15 +7,13 @@ from finetune.errors import ArtifactError, RecipeError
 from finetune.hardware import Hardware, plannable_bytes
 from finetune.levers import OPTIMIZERS
 from finetune.memory import Job, adapter_shapes, count_weights, num_trainable, read_widths, state_bytes
+from finetune.memory.weights import DTYPE_BYTES
 from finetune.plan.candidates import Candidate, Room, best, candidates
 from finetune.plan.rules import check_rules, other_base
 from finetune.recipe import FAMILIES, Recipe, override
 from finetune.shape import Linear, ModelShape, is_text
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_moe")
-
-DTYPE_BYTES = {"cuda": 2, "cpu": 4}
-"""bfloat16 on a GPU, float32 on a CPU."""
 
 HOST_SHARE = 0.8
 """Of the host's memory that training may fill; the system and the libraries need the rest."""

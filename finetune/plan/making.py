@@ -88,7 +88,7 @@ def _larger_cards(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts:
             rule_kernel=True,
         )
         if card.memory_bytes > hardware.gpu_bytes and _fits(recipe, shape, other, counts):
-            found.append(card.name)
+            found.append(card.name + (f"x{hardware.on_each}" if hardware.on_each > 1 else ""))
         if len(found) == MOST_CARDS:
             break
     return tuple(found)

@@ -13,6 +13,8 @@ from finetune.cards import CARDS
 from finetune.errors import Problem, RecipeError
 from finetune.hardware import Hardware
 from finetune.memory import Widths, read_widths
+from finetune.memory.mixture import ALIGNMENT
+from finetune.memory.weights import BLOCK, DTYPE_BYTES
 from finetune.recipe import Recipe, override
 from finetune.shape import ModelShape
 
@@ -175,7 +177,8 @@ def _micro_batch(case: Case) -> Iterator[Refusal]:
     micro, batch = case.recipe.memory.micro_batch, case.recipe.train.batch_size // case.hardware.processes
     if micro and batch % micro:
         below = max(n for n in range(1, micro + 1) if batch % n == 0)
-        why = f"a step of train.batch_size {batch} is made of whole micro-batches"
+        several = f"each process's {batch} of " if case.hardware.processes > 1 else ""
+        why = f"{several}a step of train.batch_size {case.recipe.train.batch_size} is made of whole micro-batches"
         yield Refusal("memory.micro_batch", f"{micro} does not divide {batch}", why, (f"memory.micro_batch={below}",))
 
 
@@ -218,7 +221,7 @@ def _parallel(case: Case) -> Iterator[Refusal]:
         why = "it reads the weight of another layer than its own, of which stage 3 leaves each process a share"
         yield Refusal("lora.dora", "DoRA cannot be trained under ZeRO-3", why, ("lora.dora=false",))
     if zero and processes < 2:
-        yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", alone, ("parallel.zero=0",))
+        yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", alone, ("parallel.zero=null",))
     if processes > 1 and batch % processes:
         why = f"each of {processes} processes takes as many of a step's examples as any other"
         above = -(-batch // processes) * processes
@@ -244,10 +247,27 @@ def _spread(case: Case) -> Iterator[Refusal]:
         what = f"the experts cannot be spread over {expert} processes"
         why = f"there {'is one' if processes == 1 else f'are {processes}'}, which {expert} does not divide"
     if what:
-        yield Refusal("parallel.expert", what, why, ("parallel.expert=1",))
+        yield Refusal("parallel.expert", what, why, ("parallel.expert=null",))
+
+
+def _expert_widths(case: Case) -> Iterator[Refusal]:
+    hidden, inner, numbers = case.widths.hidden, case.widths.expert, ALIGNMENT // DTYPE_BYTES[case.hardware.device]
+    if case.full or not case.widths.num_experts:
+        return
+    if hidden % numbers or inner % numbers:
+        why = f"grouped products need widths that are multiples of {numbers}; its hidden_size is {hidden}"
+        why += f" and its moe_intermediate_size {inner}"
+    elif case.recipe.method == "qlora" and hidden * inner % BLOCK:
+        why = f"each is quantised in whole blocks of {BLOCK} weights, and {hidden} x {inner} are none"
+    else:
+        return
+    yield Refusal(
+        "base", "the routed experts of this base cannot be trained with adapters", why, other_base(case.recipe)
+    )
 
 
 RULES: tuple[Rule, ...] = (
+    _expert_widths,
     _packing,
     _dora,
     _no_adapter,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ class Processes:
     def begin_steps(self) -> None:
         """Lets a process that hears nothing of the others give up sooner than before the first step."""
         if self.size > 1:
-            seconds = timedelta(seconds=float(os.environ.get(STEP_PATIENCE, "300")))
+            seconds = _patience()
             for group in list(distributed_c10d._world.pg_map):  # torch 2.13 has no public way, and DeepSpeed's are many
                 distributed_c10d._set_pg_timeout(seconds, group)
 
@@ -89,6 +90,19 @@ class Processes:
         return self.gather(told if self.first else None)[0]
 
 
+def _patience() -> timedelta:
+    """Reads how long a step may hear nothing of the others.
+
+    Raises:
+        OutsideError: the environment says nonsense.
+    """
+    told = os.environ.get(STEP_PATIENCE, "300")
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", told) or not float(told):
+        why = "it is a number of seconds, such as 300"
+        raise OutsideError(f"{told!a:.40} is no patience", where=STEP_PATIENCE, why=why, fix=f"unset {STEP_PATIENCE}")
+    return timedelta(seconds=float(told))
+
+
 ALONE = Processes()
 
 
@@ -101,6 +115,7 @@ def join(device: str, expert: int) -> Processes:
     """
     if started_processes() == 1:
         return ALONE
+    _patience()  # nonsense is told before anybody waits
     import deepspeed
 
     if device == "cuda":

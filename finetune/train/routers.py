@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from finetune.atomic import fsync, write_json
@@ -52,14 +53,25 @@ def report(run: Run, trainer: ProvingTrainer, dataset: Dataset, say: Callable[[s
     choices = chosen_experts(trainer.model, rows)
     if not trainer.processes.first:
         return []
-    if not run.router_base.is_file():
-        say(f"no report on the routers: {run.router_base.name} is gone, and with it what the base chose")
+    base = _of_base(run, choices, _num_experts(trainer))
+    if base is None:
+        say(f"no report on the routers: {run.router_base.name} is gone or damaged, and with it what the base chose")
         return []
-    told = compared(load_file(run.router_base)[CHOICES], choices, _num_experts(trainer))
+    told = compared(base, choices, _num_experts(trainer))
     write_json(run.router, {"rows": {"of": of, "rows": len(rows), "tokens": choices.shape[1]}, **told})
     draw_routers(run)
     say(_in_a_line(told["summary"]))
     return _claims(told["summary"])
+
+
+def _of_base(run: Run, choices: torch.Tensor, num_experts: int) -> torch.Tensor | None:
+    """Reads what the base chose for the same tokens; None where that is not there any more."""
+    try:
+        base = load_file(run.router_base)[CHOICES]
+    except (OSError, SafetensorError, KeyError):
+        return None
+    like = base.shape == choices.shape and base.dtype == choices.dtype
+    return base if like and bool(((base >= 0) & (base < num_experts)).all()) else None
 
 
 def rows_looked_at(dataset: Dataset, most: int = MOST_TOKENS) -> tuple[str, list[list[int]]]:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from tempfile import TemporaryDirectory
 
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -19,6 +20,7 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
 from finetune.errors import Interrupted, OutsideError
+from finetune.stopping import STARTER
 
 HERE = ("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost")
 """All processes are on this machine, and meet at a port that is free."""
@@ -41,13 +43,16 @@ def start(processes: int, flags: Sequence[str], words: Sequence[str], resume: Ca
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # each process tells its own error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
-    config, command, arguments = config_from_args(parse_args([*HERE, *flags, "-m", "finetune", *words]))
-    try:
-        elastic_launch(config, command)(*arguments)
-    except SignalException:
-        return Interrupted.exit_code
-    except ChildFailedError as error:
-        return _exit_code({place: failure.exitcode for place, failure in error.failures.items()}, resume)
+    os.environ[STARTER] = str(os.getpid())
+    with TemporaryDirectory() as logs:  # torchrun makes one of its own otherwise, and leaves it behind
+        told = [*HERE, f"--log-dir={logs}", *flags, "-m", "finetune", *words]
+        config, command, arguments = config_from_args(parse_args(told))
+        try:
+            elastic_launch(config, command)(*arguments)
+        except SignalException:
+            return Interrupted.exit_code
+        except ChildFailedError as error:
+            return _exit_code({place: failure.exitcode for place, failure in error.failures.items()}, resume)
     return 0
 
 

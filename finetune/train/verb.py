@@ -100,7 +100,7 @@ def train(
     recipe, plan = _reopen(run, hardware)
     processes = join(plan.device, plan.expert_parallel)
     say, report = (say, report) if processes.first else (_silent, _silent)
-    with locked(run) if processes.first else nullcontext():
+    with processes.losses_told(resume(run.path)), locked(run) if processes.first else nullcontext():
         if (finished := _finished(run)) is not None:
             say("the run is finished; there is nothing to resume")
             return finished

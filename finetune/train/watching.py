@@ -114,7 +114,9 @@ class Watcher(TrainerCallback):
         self._seconds = time.monotonic() - self._began
         step = state.global_step
         control.should_save = self._due(step) or step % self.plan.save_every == 0
-        if any(self.trainer.processes.gather(bool(self.stop.signal))) and step < self.plan.steps:
+        asked = [signal for signal in self.trainer.processes.gather(self.stop.signal) if signal]
+        if asked and step < self.plan.steps:
+            self.stop.signal = asked[0]  # whoever heard it, all of them were asked to stop
             self.stopped = True
             control.should_save = control.should_training_stop = True
 

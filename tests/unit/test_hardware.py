@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import pytest
 from finetune import host, nvidia
 from finetune.asking import ask
 from finetune.cards import CARDS, MIB
-from finetune.errors import RecipeError
+from finetune.errors import OutsideError, RecipeError
 from finetune.hardware import (
     ALLOCATOR_VARIABLES,
     CONTEXT_BYTES,
     GROWING,
     LAUNCHED,
+    MEETING,
     Hardware,
+    check_launched,
     detect,
     plannable_bytes,
     usable_bytes,
@@ -333,3 +336,27 @@ def test_an_allocator_that_somebody_set_is_left(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
     use_growing_segments()
     assert os.environ["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"
+
+
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        ("WORLD_SIZE=2", "RANK is missing"),
+        ("WORLD_SIZE=2 RANK=0 LOCAL_RANK=0", "MASTER_ADDR is missing"),
+        ("WORLD_SIZE=abc", "WORLD_SIZE is no place"),
+        ("WORLD_SIZE=0", "WORLD_SIZE is no place"),
+        ("LOCAL_RANK=-1", "LOCAL_RANK is no place"),
+        ("RANK=1", "WORLD_SIZE is missing"),
+        ("WORLD_SIZE=2 RANK=2 LOCAL_RANK=0 MASTER_ADDR=a MASTER_PORT=1", "RANK is no place"),
+        ("WORLD_SIZE=2 RANK=1 LOCAL_RANK=1 MASTER_ADDR=a MASTER_PORT=1", ""),
+        ("WORLD_SIZE=1 RANK=0", ""),
+        ("MASTER_ADDR=a", ""),
+    ],
+)
+def test_what_a_launcher_left_out_or_got_wrong_is_told(told: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*LAUNCHED, *MEETING):
+        monkeypatch.delenv(name, raising=False)
+    for word in told.split():
+        monkeypatch.setenv(*word.split("="))
+    with pytest.raises(OutsideError, match=wrong) if wrong else nullcontext():
+        check_launched()

@@ -170,7 +170,7 @@ def test_why_not_answers_what_is_forbidden_with_the_way_out(plan: Command) -> No
     done = plan("--gpu", "24GB", "--why-not", "parallel.zero=2")
     assert done.code == 0
     assert done.out == (
-        "parallel.zero=2: ZeRO-2 has nothing to shard over: there is one process\n  instead  --set parallel.zero=0\n"
+        "parallel.zero=2: ZeRO-2 has nothing to shard over: there is one process\n  instead  --set parallel.zero=null\n"
     )
 
 
@@ -312,7 +312,7 @@ def test_why_not_answers_what_spreading_the_experts_would_send(plan: Command) ->
     assert spread.endswith("expert 4")
     assert whole == "parallel.expert=1: that is what the plan does"
     assert odd == "parallel.expert=3: the experts cannot be spread evenly: 256 experts do not divide by 3"
-    assert instead == "  instead  --set parallel.expert=1"
+    assert instead == "  instead  --set parallel.expert=null"
 
 
 def test_explain_names_the_ways_that_were_rejected(plan: Command) -> None:

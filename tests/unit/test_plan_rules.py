@@ -175,3 +175,28 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         make_plan(recipe, read_shape(DENSE, None), RTX_4090, UNKNOWN)
     assert len(told.value.problems) == 5
     assert all(problem.where.startswith("--set ") for problem in told.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "inner", "word", "hardware", "refused"),
+    [
+        (64, 63, "method=lora", H200, True),  # rows of no whole 16 bytes in bfloat16
+        (64, 60, "method=lora", H200, True),
+        (64, 60, "method=lora", CPU, False),  # and whole ones in float32
+        (12, 12, "method=lora", CPU, False),
+        (12, 12, "method=qlora", CPU, True),  # two blocks of 64 weights and a quarter
+        (24, 24, "method=qlora", H200, False),
+    ],
+)
+def test_experts_of_widths_that_nothing_multiplies_are_refused(
+    hidden: int, inner: int, word: str, hardware: Hardware, refused: bool, tmp_path: Path
+) -> None:
+    shape = read_shape(MIXTURE, None)
+    odd = {
+        name: (256, 2 * inner, hidden) if name.endswith("experts.gate_up_proj") else dims
+        for name, dims in shape.parameters.items()
+    }
+    odd["model.language_model.embed_tokens.weight"] = (248320, hidden)
+    recipe = written(tmp_path, f"base={MIXTURE}", word)
+    found = [each.what for each in refusals(recipe, replace(shape, parameters=odd), hardware)]
+    assert found == ["the routed experts of this base cannot be trained with adapters"] * refused

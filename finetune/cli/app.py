@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
@@ -70,7 +71,23 @@ def main() -> None:
         if is_first_process() or not isinstance(error, (Interrupted, TrainingStopped)):
             with suppress(OSError):  # nobody hears it, or its disk is full; the exit code still tells
                 print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error.exit_code)
+    except SystemExit as end:
+        _end(end.code)
+
+
+def _end(code: str | int | None) -> NoReturn:
+    """Ends this process; one that trained with others at once, when all that it did lies on disk.
+
+    gloo's threads, taken down with the interpreter, were seen to abort a process whose training was done.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized() and isinstance(code, int | None):
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code or 0)
+    sys.exit(code)
 
 
 def _run() -> None:

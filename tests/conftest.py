@@ -6,6 +6,9 @@ The variables are set before any test imports torch; nothing here imports it, so
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,20 @@ def _make(tmp_path_factory: pytest.TempPathFactory, name: str, **kind: bool) -> 
 
     torch.set_num_threads(1)  # whoever imported torch before this file was read
     return make_pico_base(tmp_path_factory.mktemp("bases") / name, **kind)
+
+
+@pytest.fixture
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of the module's DISK_MEGABYTES, where the machine lets us have one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("only root can mount a small disk")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.module.DISK_MEGABYTES}m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,6 +29,8 @@ from finetune.merge.proof import claims_of, compare_answers
 from finetune.merge.rounding import unit_in_the_last_place
 from finetune.merge.weights import Weights
 from finetune.run import Run, locked, manifest
+
+DISK_MEGABYTES = 3
 
 
 def merged(run: Run, out: Path | None = None, progress: Callable[..., None] = lambda *told: None) -> dict[str, object]:
@@ -158,20 +159,6 @@ def test_the_command_tells_errors_by_their_exit_code_and_the_folder_on_stdout(
     assert in_process.command("show", str(run.path)) == 0
     assert "mean square error of the worst tensor" in capsys.readouterr().out
     assert in_process.command("merge", str(run.path / "nothing")) == ArtifactError.exit_code
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of three megabytes, where the machine lets us have one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("only root can mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_disk_that_is_full_or_becomes_so_is_told_and_the_merge_goes_on_later(run: Run, small_disk: Path) -> None:

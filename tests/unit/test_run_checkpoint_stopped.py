@@ -7,9 +7,7 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ import pytest
 
 from finetune.errors import DoesNotFit
 from finetune.run import checkpoint
+
+DISK_MEGABYTES = 1
 
 NUM_KILLS = 20
 
@@ -121,20 +121,6 @@ def test_a_full_disk_at_every_single_call_keeps_the_last_good_checkpoint(
         assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
     assert num_refusals >= 1
     assert checkpoint.newest_verified(tmp_path).step == 2
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte, where the machine lets us have one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("only root can mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("library", ["the system", "a library that hides the number"])

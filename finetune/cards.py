@@ -162,9 +162,9 @@ def card_named(driver_name: str, memory_bytes: int) -> Card:
 def _squeezed(words: str) -> str:
     """Leaves what tells cards apart: `NVIDIA GeForce RTX 4090` and `rtx-4090` are one.
 
-    A comma and a leading minus stay, so that `24,5GB` and `-24GB` are no sizes.
+    A comma stays, and a minus before a number, so that `24,5GB`, `-24GB` and `h100x-1` are none of each.
     """
-    plain = re.sub(r"[^a-z0-9.,-]|(?<!^)-", "", words[:200].strip().lower().replace("×", "x"))
+    plain = re.sub(r"[^a-z0-9.,-]|(?<!^)(?<![0-9]x)-", "", words[:200].strip().lower().replace("×", "x"))
     plain = re.sub(r"^([0-9]*x?)(?:nvidia|geforce|tesla|quadro)+", r"\1", plain)
     return re.sub(r"blackwell.*$", "", plain) if "rtxpro6000" in plain else plain
 
@@ -236,7 +236,7 @@ def _of_class(memory_bytes: int) -> Card:
 def _typed(words: str) -> str:
     """What the user typed, on one line and not too long."""
     short = words if len(words) <= 40 else f"{words[:40]}…"
-    return f"--gpu {short if short.isprintable() else ascii(short)}"
+    return f"--gpu {short if short.isprintable() and short.strip() else ascii(short)}"
 
 
 def _unknown(words: str, squeezed: str) -> RecipeError:

@@ -43,6 +43,9 @@ Source: https://docs.pytorch.org/docs/stable/elastic/run.html, section Environme
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
 """Where processes that were started find one another. Source: the same."""
 
+MOST_PROCESSES = 65_536
+"""That can share the examples of one step: a recipe says no more of them."""
+
 NO_GPU = ("cpu", "none")
 """Words of `--gpu` for a machine without one."""
 
@@ -189,9 +192,14 @@ def with_nodes(hardware: Hardware, nodes: int) -> Hardware:
     Raises:
         RecipeError: the GPUs are those of this machine, of which it is not known whether others have the same.
     """
+    where = f"--nodes {nodes}"
     if nodes > 1 and not hardware.wished:
-        where, why = f"--nodes {nodes}", "without --gpu the plan is for this machine"
+        why = "without --gpu the plan is for this machine" if hardware.gpus else "the plan is for machines with GPUs"
         raise RecipeError("say what each machine has", where=where, why=why, fix=f"--gpu h100x8 --nodes {nodes}")
+    if nodes * hardware.processes > MOST_PROCESSES:
+        why = f"a plan is for at most {MOST_PROCESSES:,} GPUs, and these were {nodes * hardware.processes:,}"
+        fix = f"--nodes {MOST_PROCESSES // hardware.processes}"
+        raise RecipeError("so many machines cannot be planned for", where=where, why=why, fix=fix)
     return replace(hardware, nodes=nodes, processes=nodes * hardware.processes)
 
 
@@ -199,8 +207,11 @@ def with_network(hardware: Hardware, word: str) -> Hardware:
     """The same machines, joined by what `--network` says.
 
     Raises:
-        RecipeError: there is no such network.
+        RecipeError: there is no such network, or one machine, which needs none.
     """
+    if hardware.nodes == 1:
+        where, fix = f"--network {word}", f"--gpu h100x8 --nodes 2 --network {USUAL.name}"
+        raise RecipeError("one machine has no network", where=where, why="a network joins machines", fix=fix)
     return replace(hardware, network=network_named(word))
 
 

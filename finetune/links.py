@@ -89,7 +89,8 @@ def network_named(word: str) -> Link:
     found = NETWORKS.get(word.strip().lower())
     if found is None:
         near = difflib.get_close_matches(word.lower(), NETWORKS, n=1, cutoff=0) or [USUAL.name]
-        where = f"--network {word if len(word) <= 40 and word.isprintable() else ascii(word[:40])}"
+        plain = len(word) <= 40 and word.isprintable() and word.strip()
+        where = f"--network {word if plain else ascii(word[:40])}"
         why = f"known are {', '.join(NETWORKS)}"
         raise RecipeError("no network is known by that word", where=where, why=why, fix=f"--network {near[0]}")
     return found

@@ -69,7 +69,9 @@ def plan_of(file: Path) -> tuple[Plan, Hardware] | None:
     words.add_argument("--nodes", type=int, default=1)
     words.add_argument("--network", default=USUAL.name)
     asked = words.parse_args(told[2].split())
-    hardware = with_network(with_nodes(wished(asked.gpu), asked.nodes), asked.network)
+    hardware = with_nodes(wished(asked.gpu), asked.nodes)
+    if asked.nodes > 1:
+        hardware = with_network(hardware, asked.network)
     recipe = load(file)
     return make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)), hardware
 

@@ -129,9 +129,11 @@ def _why_not(recipe: Path, overrides: list[str], word: str, made: Plan, hardware
 
 def _as_typed(problem: Problem, word: str) -> Problem:
     """Tells of a word that was typed after --why-not, and read as an override."""
-    if problem.where != f"--set {word}":
+    if not problem.where.startswith("--set ") or word not in problem.where:
         return problem
-    return replace(problem, where=f"--why-not {word}", fix=problem.fix.replace("--set ", "--why-not "))
+    return replace(
+        problem, where=problem.where.replace("--set ", "--why-not ", 1), fix=problem.fix.replace("--set ", "--why-not ")
+    )
 
 
 def _draw(made: Plan, picture: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from finetune.data import Counts
-from finetune.errors import ArtifactError, RecipeError
+from finetune.errors import ArtifactError
 from finetune.hardware import Hardware, plannable_bytes
 from finetune.levers import OPTIMIZERS
 from finetune.memory import Job, adapter_shapes, count_weights, num_trainable, read_widths, state_bytes
 from finetune.memory.weights import DTYPE_BYTES
 from finetune.plan.candidates import Candidate, Room, best, candidates
-from finetune.plan.rules import check_rules, other_base
-from finetune.recipe import FAMILIES, Recipe, override
+from finetune.plan.words import as_overrides, to_dense
+from finetune.recipe import Recipe
 from finetune.shape import Linear, ModelShape, is_text
 
 MODEL_TYPES = ("qwen3_5", "qwen3_5_moe")
@@ -20,14 +20,7 @@ HOST_SHARE = 0.8
 
 
 def decide(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts) -> tuple[Candidate, list[Candidate]]:
-    """Chooses among all sets of levers; returns the best, and all.
-
-    Raises:
-        ArtifactError, RecipeError: as `make_plan`.
-    """
-    check_family(recipe, shape.source, shape.model_type)
-    targets(recipe, shape)
-    check_rules(recipe, shape, hardware)
+    """Chooses among all sets of levers of a recipe that breaks no rule; returns the best, and all."""
     room = room_of(recipe, hardware)
     found = candidates(recipe, job_of(recipe, shape, hardware, counts), room, counts, hardware)
     return best(found, room), found
@@ -43,25 +36,8 @@ def room_of(recipe: Recipe, hardware: Hardware) -> Room:
 
 
 def targets(recipe: Recipe, shape: ModelShape) -> list[Linear]:
-    """Lists the layers that get an adapter.
-
-    Raises:
-        RecipeError: a family has none.
-    """
-    if recipe.method == "full":
-        return []
-    linears = shape.linears(recipe.lora.targets)
-    for family in recipe.lora.targets:
-        if family == "experts" and set(recipe.lora.targets) == set(FAMILIES):
-            continue  # all families means all that the base has
-        if not any(linear.family == family for linear in linears):
-            raise RecipeError(
-                f"the base has no layer of the family {family}",
-                where=recipe.where("lora.targets"),
-                why="an adapter that matches nothing trains nothing",
-                fix=recipe.line("lora.targets", f"[{', '.join(f for f in FAMILIES if shape.linears((f,)))}]"),
-            )
-    return linears
+    """Lists the layers that get an adapter."""
+    return [] if recipe.method == "full" else shape.linears(recipe.lora.targets)
 
 
 def check_family(recipe: Recipe, base: str, model_type: str) -> None:
@@ -75,7 +51,7 @@ def check_family(recipe: Recipe, base: str, model_type: str) -> None:
             f"{base} is not a Qwen3.5 or Qwen3.6",
             where=recipe.where("base"),
             why=f"its model_type is {model_type}; known are {', '.join(MODEL_TYPES)}",
-            fix=" ".join(map(override, other_base(recipe))),
+            fix=as_overrides(to_dense(recipe)),
         )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from finetune.levers import POSITIONS
-from finetune.recipe import Recipe, override
+from finetune.plan.words import Words, changed, differing, to_dense
+from finetune.recipe import Recipe
 from finetune.shape import ModelShape, read_shape
 
 STEP = 256
@@ -17,49 +17,41 @@ SHORTEST = 512
 
 SMALLER_BASES = ("Qwen/Qwen3.6-27B", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-4B", "Qwen/Qwen3.5-2B", "Qwen/Qwen3.5-0.8B")
 
+LEAST_RANK = 4
+"""That is proposed."""
+
 FEWER_TARGETS = (("linear_attention", "attention"), ("attention",))
 
 MOST_PROPOSALS = 3
 
 Fits = Callable[[Recipe, ModelShape], bool]
-Words = dict[str, Any]
+Cure = Callable[[Recipe, ModelShape], Words]
 
 
-def nearest(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> tuple[str, ...]:
+def nearest(recipe: Recipe, shape: ModelShape, length: int, fits: Fits, cure: Cure) -> list[Words]:
     """Finds recipes that fit, each a few words away from the given one.
 
     Args:
         recipe: which does not fit.
         shape: of its base.
         length: tokens of its longest example.
-        fits: tells whether a recipe fits on a base.
+        fits: tells whether a recipe fits on a base, once it is cured.
+        cure: gives the words that a recipe needs on a base to break no rule.
 
     Returns:
-        At most three, the nearest first, each as `--set key=value …`.
+        At most three, the nearest first.
     """
     found: list[Words] = []
     for change in _changes(recipe, shape, length, fits):
-        words = {key: value for key, value in change.items() if value != _value(recipe, key)}
+        base = read_shape(change["base"], None) if "base" in change else shape
+        words = differing(recipe, change | cure(changed(recipe, change), base))
         if any(smaller.items() <= words.items() for smaller in found):
             continue  # a part of it is enough
-        base = words.get("base")
-        if fits(changed(recipe, words), read_shape(base, None) if base else shape):
+        if fits(changed(recipe, words), base):
             found.append(words)
         if len(found) == MOST_PROPOSALS:
             break
-    return tuple(" ".join(override(f"{key}={_shown(value)}") for key, value in words.items()) for words in found)
-
-
-def changed(recipe: Recipe, words: Words) -> Recipe:
-    """Gives the recipe with other values for some keys."""
-    update: dict[str, Any] = {}
-    for key, value in words.items():
-        section, _, name = key.rpartition(".")
-        if section:
-            update[section] = update.get(section, getattr(recipe, section)).model_copy(update={name: value})
-        else:
-            update[name] = value
-    return recipe.model_copy(update=update)
+    return found
 
 
 def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iterator[Words]:
@@ -77,7 +69,7 @@ def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iter
             yield from ({**start, "lora.rank": rank} for rank in _halves(recipe.lora.rank))
         for method in methods:
             yield {**start, "method": method}
-    yield from ({**freed[-1], "lora.targets": list(t)} for t in FEWER_TARGETS if set(t) < set(recipe.lora.targets))
+    yield from ({**freed[-1], "lora.targets": t} for t in FEWER_TARGETS if set(t) < set(recipe.lora.targets))
     together: list[Words] = [{"method": method} for method in methods]
     if recipe.method != "full":
         together += [{"lora.rank": rank} for rank in _halves(recipe.lora.rank)]
@@ -86,7 +78,7 @@ def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iter
         yield from _shorter(changed(recipe, start), shape, length, fits, start)
     smaller = [b for b in SMALLER_BASES if read_shape(b, None).num_text_parameters < shape.num_text_parameters]
     others = [
-        {**freed[-1], "base": base, "base_path": None, "revision": None, "method": method}
+        {**freed[-1], **to_dense(recipe, base), "method": method}
         for method in (recipe.method, *methods)
         for base in smaller
     ]
@@ -109,16 +101,6 @@ def _shorter(recipe: Recipe, shape: ModelShape, length: int, fits: Fits, start: 
     yield {**start, "data.max_length": low * STEP}
 
 
-def _halves(rank: int) -> Sequence[int]:
-    return [half for half in (rank // 2, rank // 4) if half >= 4]
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    section, _, name = key.rpartition(".")
-    return getattr(getattr(recipe, section) if section else recipe, name)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(value)}]"
-    return "null" if value is None else str(value)
+def _halves(rank: int) -> Iterator[int]:
+    while (rank := rank // 2) >= LEAST_RANK:
+        yield rank

@@ -9,8 +9,8 @@ from finetune.data import Counts
 from finetune.errors import DoesNotFit
 from finetune.hardware import Hardware, plannable_bytes
 from finetune.plan.making import make_plan
-from finetune.plan.nearest import changed
 from finetune.plan.record import Plan
+from finetune.plan.words import changed
 from finetune.recipe import Recipe
 from finetune.shape import ModelShape
 

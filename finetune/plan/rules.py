@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from finetune.cards import CARDS
-from finetune.errors import Problem, RecipeError
+from finetune.errors import Problem
 from finetune.hardware import Hardware
 from finetune.memory import Widths, read_widths
 from finetune.memory.mixture import ALIGNMENT
 from finetune.memory.weights import BLOCK, DTYPE_BYTES
-from finetune.recipe import Recipe, override
+from finetune.plan.words import Words, as_overrides, to_dense
+from finetune.recipe import FAMILIES, MOST_EXAMPLES, Recipe
 from finetune.shape import ModelShape
 
 LONGEST = 262_144
@@ -51,10 +51,8 @@ class Refusal:
     """Of the recipe, whose line is named."""
     what: str
     why: str
-    out: tuple[str, ...]
-    """Words of the form key=value that lead out of it, all of them together; none where another machine does."""
-    elsewhere: str = ""
-    """What leads out of it where no word of the recipe does."""
+    out: Words
+    """That lead out of it, all of them together; none where only another GPU does."""
 
 
 Rule = Callable[[Case], Iterator[Refusal]]
@@ -66,20 +64,20 @@ def refusals(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[Refu
     return [refusal for rule in RULES for refusal in rule(case)]
 
 
-def check_rules(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> None:
-    """Refuses a recipe that no set of levers could make right.
-
-    Raises:
-        RecipeError: naming each rule that it breaks, and the way out.
-    """
-    broken = refusals(recipe, shape, hardware)
-    if broken:
-        raise RecipeError.of(_problem(recipe, refusal) for refusal in broken)
+def problem(recipe: Recipe, refusal: Refusal, fix: str = "") -> Problem:
+    """Tells a refusal: by its own words, unless a fix that leads further is known."""
+    return Problem(refusal.what, recipe.where(refusal.key), refusal.why, fix or as_overrides(refusal.out))
 
 
-def _problem(recipe: Recipe, refusal: Refusal) -> Problem:
-    fix = " ".join(map(override, refusal.out))
-    return Problem(refusal.what, recipe.where(refusal.key), refusal.why, fix or refusal.elsewhere)
+def _targets(case: Case) -> Iterator[Refusal]:
+    wished = case.recipe.lora.targets
+    there = [family for family in FAMILIES if case.shape.linears((family,))]
+    lacking = [family for family in wished if family not in there]
+    if case.full or not lacking or (lacking == ["experts"] and set(wished) == set(FAMILIES)):
+        return  # all families means all that a dense base has
+    kept = [family for family in wished if family in there] or there
+    what, why = f"the base has no layer of the family {lacking[0]}", "an adapter that matches nothing trains nothing"
+    yield Refusal("lora.targets", what, why, {"lora.targets": tuple(kept)})
 
 
 def _packing(case: Case) -> Iterator[Refusal]:
@@ -90,47 +88,51 @@ def _packing(case: Case) -> Iterator[Refusal]:
         why = "without fla and causal_conv1d one packed sample runs on into the state of the next"
     else:
         what, why = "packing is not built yet", "batches are padded on the right, which costs time and mixes nothing"
-    yield Refusal("data.packing", what, why, ("data.packing=false",))
+    yield Refusal("data.packing", what, why, {"data.packing": False})
 
 
 def _dora(case: Case) -> Iterator[Refusal]:
     lora = case.recipe.lora
     if lora.dora and case.widths.num_experts and "experts" in lora.targets and not case.full:
         why = "it normalises whole rows of W + BA, and that sum is never made of a routed expert"
-        yield Refusal("lora.dora", "DoRA cannot be trained on routed experts", why, ("lora.dora=false",))
+        yield Refusal("lora.dora", "DoRA cannot be trained on routed experts", why, {"lora.dora": False})
     if lora.dora and lora.rslora:
         why = "DoRA learns the length of each row itself, so another scale of the adapter is only another learning rate"
-        yield Refusal("lora.rslora", "DoRA and rsLoRA together set the scale twice", why, ("lora.rslora=false",))
+        yield Refusal("lora.rslora", "DoRA and rsLoRA together set the scale twice", why, {"lora.rslora": False})
 
 
 def _no_adapter(case: Case) -> Iterator[Refusal]:
     lora = case.recipe.lora
     for key, wished, plain in (
-        ("lora.dora", lora.dora, "false"),
-        ("lora.rslora", lora.rslora, "false"),
-        ("lora.dropout", lora.dropout > 0, "0.0"),
-        ("lora.router", lora.router, "false"),
+        ("lora.dora", lora.dora, False),
+        ("lora.rslora", lora.rslora, False),
+        ("lora.dropout", lora.dropout > 0, 0.0),
+        ("lora.router", lora.router, False),
     ):
         if case.full and wished:
             why = "method full trains the weights themselves, and there is no adapter to apply it to"
-            yield Refusal(key, f"method full has no adapter for {key}", why, (f"{key}={plain}",))
+            yield Refusal(key, f"method full has no adapter for {key}", why, {key: plain})
 
 
 def _router(case: Case) -> Iterator[Refusal]:
     recipe = case.recipe
     trained = case.widths.num_experts and (case.full or recipe.lora.router)
     if recipe.lora.router and not case.widths.num_experts and not case.full:
-        yield Refusal("lora.router", "there are no routers to train", "the base is dense", ("lora.router=false",))
+        yield Refusal("lora.router", "there are no routers to train", "the base is dense", {"lora.router": False})
+    if recipe.lora.expert_rank and not case.widths.num_experts and not case.full:
+        yield Refusal(
+            "lora.expert_rank", "there are no routed experts", "the base is dense", {"lora.expert_rank": None}
+        )
     if recipe.train.router_aux_loss_coef is not None and not trained:
         why = "the routers are frozen" if case.widths.num_experts else "the base is dense"
         what = "the auxiliary loss has nothing to even out"
-        yield Refusal("train.router_aux_loss_coef", what, why, ("train.router_aux_loss_coef=null",))
+        yield Refusal("train.router_aux_loss_coef", what, why, {"train.router_aux_loss_coef": None})
 
 
 def _full_mixture(case: Case) -> Iterator[Refusal]:
     if case.full and case.cuda and case.widths.num_experts:
         why = "trained weights are float32, and the grouped products of routed experts take bfloat16 only"
-        out = ("method=lora",)
+        out = {"method": "qlora"}
         yield Refusal("method", "method full cannot train routed experts on a GPU", why, out)
 
 
@@ -146,7 +148,7 @@ def _rank(case: Case) -> Iterator[Refusal]:
         most = min(narrow.shape)
         if rank > most:
             why = f"{narrow.name} has rank {most} at most: a larger adapter would hold more numbers than the layer"
-            yield Refusal(key, "the adapter is larger than its layer", why, (f"{key}={most}",))
+            yield Refusal(key, "the adapter is larger than its layer", why, {key: most})
 
 
 def _vocabulary(case: Case) -> Iterator[Refusal]:
@@ -158,10 +160,10 @@ def _vocabulary(case: Case) -> Iterator[Refusal]:
     for key, wished, told in wishes:
         if wished and case.full:
             why = "method full trains both matrices of the vocabulary, so they stay whole and on the device"
-            yield Refusal(key, f"method full cannot have {told}", why, (f"{key}=auto",))
+            yield Refusal(key, f"method full cannot have {told}", why, {key: "auto"})
         elif wished and case.widths.tied:
             why = "its head and its embedding are one matrix, which is needed whole on the device"
-            yield Refusal(key, f"this base cannot have {told}", why, (f"{key}=auto",))
+            yield Refusal(key, f"this base cannot have {told}", why, {key: "auto"})
 
 
 def _optimizer(case: Case) -> Iterator[Refusal]:
@@ -170,23 +172,24 @@ def _optimizer(case: Case) -> Iterator[Refusal]:
             "a paged optimizer needs a GPU",
             "its pages move between a GPU and the host, and there is no GPU here",
         )
-        yield Refusal("memory.optimizer", what, why, ("memory.optimizer=auto",))
+        yield Refusal("memory.optimizer", what, why, {"memory.optimizer": "auto"})
 
 
 def _micro_batch(case: Case) -> Iterator[Refusal]:
-    micro, batch = case.recipe.memory.micro_batch, case.recipe.train.batch_size // case.hardware.processes
+    processes = case.hardware.processes
+    micro, batch = case.recipe.memory.micro_batch, _shared_out(case.recipe.train.batch_size, processes) // processes
     if micro and batch % micro:
         below = max(n for n in range(1, micro + 1) if batch % n == 0)
-        several = f"each process's {batch} of " if case.hardware.processes > 1 else ""
+        several = f"each process's {batch} of " if processes > 1 else ""
         why = f"{several}a step of train.batch_size {case.recipe.train.batch_size} is made of whole micro-batches"
-        yield Refusal("memory.micro_batch", f"{micro} does not divide {batch}", why, (f"memory.micro_batch={below}",))
+        yield Refusal("memory.micro_batch", f"{micro} does not divide {batch}", why, {"memory.micro_batch": below})
 
 
 def _length(case: Case) -> Iterator[Refusal]:
     if case.recipe.data.max_length > LONGEST:
         why = f"the base knows {LONGEST:,} positions and was never trained on later ones"
         what = "the examples may be longer than the base can read"
-        yield Refusal("data.max_length", what, why, (f"data.max_length={LONGEST}",))
+        yield Refusal("data.max_length", what, why, {"data.max_length": LONGEST})
 
 
 def _base(case: Case) -> Iterator[Refusal]:
@@ -194,13 +197,7 @@ def _base(case: Case) -> Iterator[Refusal]:
         why = (
             f"it was quantised with {case.shape.quantised_by}: rounding it twice loses twice, and exports need it whole"
         )
-        yield Refusal("base", "this base is quantised already", why, other_base(case.recipe))
-
-
-def other_base(recipe: Recipe) -> tuple[str, ...]:
-    """Gives the words that lead to a base of ours; where the one before lay, and its commit, are not the other's."""
-    told = {"base_path": recipe.base_path, "revision": recipe.revision}
-    return ("base=Qwen/Qwen3.6-27B", *(f"{key}=null" for key, value in told.items() if value))
+        yield Refusal("base", "this base is quantised already", why, to_dense(case.recipe))
 
 
 def _bf16(case: Case) -> Iterator[Refusal]:
@@ -208,9 +205,7 @@ def _bf16(case: Case) -> Iterator[Refusal]:
     if case.cuda and capability and capability < BF16_SINCE:
         why = f"compute capability {capability[0]}.{capability[1]} multiplies no bfloat16, and float16 overflows here"
         what = f"{case.hardware.gpus[0]} is too old for Qwen3.6"
-        newer = [card for card in CARDS.values() if card.compute_capability >= BF16_SINCE]
-        card = min(newer, key=lambda card: abs(card.memory_bytes - case.hardware.gpu_bytes))
-        yield Refusal("base", what, why, (), f"--gpu {card.name}   # or another GPU since Ampere, of 2020")
+        yield Refusal("base", what, why, {})
 
 
 def _parallel(case: Case) -> Iterator[Refusal]:
@@ -219,20 +214,26 @@ def _parallel(case: Case) -> Iterator[Refusal]:
     alone = f"there {'is one process' if processes == 1 else f'are {processes} processes'}"
     if zero == 3 and recipe.lora.dora:
         why = "it reads the weight of another layer than its own, of which stage 3 leaves each process a share"
-        yield Refusal("lora.dora", "DoRA cannot be trained under ZeRO-3", why, ("lora.dora=false",))
+        yield Refusal("lora.dora", "DoRA cannot be trained under ZeRO-3", why, {"lora.dora": False})
     if zero and processes < 2:
-        yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", alone, ("parallel.zero=null",))
+        yield Refusal("parallel.zero", f"ZeRO-{zero} has nothing to shard over", alone, {"parallel.zero": None})
     if processes > 1 and batch % processes:
         why = f"each of {processes} processes takes as many of a step's examples as any other"
-        above = -(-batch // processes) * processes
-        yield Refusal("train.batch_size", f"{batch} cannot be shared out", why, (f"train.batch_size={above}",))
+        out = {"train.batch_size": _shared_out(batch, processes)}
+        yield Refusal("train.batch_size", f"{batch} cannot be shared out", why, out)
     if processes > 1 and case.full:
         why = "whole weights would be gathered for each checkpoint; --processes 1 trains them on one"
-        yield Refusal("method", "method full on several GPUs is not built yet", why, ("method=qlora",))
+        yield Refusal("method", "method full on several GPUs is not built yet", why, {"method": "qlora"})
     optimizer = recipe.memory.optimizer
     if processes > 1 and optimizer not in ("auto", "adamw"):
         why = "states in 8 bits cannot be put together again on another number of GPUs"
-        yield Refusal("memory.optimizer", f"{optimizer} is for one GPU", why, ("memory.optimizer=auto",))
+        yield Refusal("memory.optimizer", f"{optimizer} is for one GPU", why, {"memory.optimizer": "auto"})
+
+
+def _shared_out(batch: int, processes: int) -> int:
+    """Gives the number of examples that all processes take alike: the next above, if a recipe may say so many."""
+    above = -(-batch // processes) * processes
+    return above if above <= MOST_EXAMPLES else batch // processes * processes
 
 
 def _spread(case: Case) -> Iterator[Refusal]:
@@ -247,7 +248,7 @@ def _spread(case: Case) -> Iterator[Refusal]:
         what = f"the experts cannot be spread over {expert} processes"
         why = f"there {'is one' if processes == 1 else f'are {processes}'}, which {expert} does not divide"
     if what:
-        yield Refusal("parallel.expert", what, why, ("parallel.expert=null",))
+        yield Refusal("parallel.expert", what, why, {"parallel.expert": None})
 
 
 def _expert_widths(case: Case) -> Iterator[Refusal]:
@@ -261,13 +262,12 @@ def _expert_widths(case: Case) -> Iterator[Refusal]:
         why = f"each is quantised in whole blocks of {BLOCK} weights, and {hidden} x {inner} are none"
     else:
         return
-    yield Refusal(
-        "base", "the routed experts of this base cannot be trained with adapters", why, other_base(case.recipe)
-    )
+    yield Refusal("base", "the routed experts of this base cannot be trained with adapters", why, to_dense(case.recipe))
 
 
 RULES: tuple[Rule, ...] = (
     _expert_widths,
+    _targets,
     _packing,
     _dora,
     _no_adapter,

@@ -4,6 +4,7 @@ from finetune.recipe.loading import dump, load
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
     FAMILIES,
+    MOST_EXAMPLES,
     Data,
     Family,
     Lora,
@@ -18,6 +19,7 @@ from finetune.recipe.schema import (
 
 __all__ = [
     "FAMILIES",
+    "MOST_EXAMPLES",
     "Data",
     "Family",
     "Lora",

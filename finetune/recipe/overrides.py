@@ -26,7 +26,7 @@ def override(
     problems: list[Problem] = []
     for word in overrides:
         key, equals, text = word.partition("=")
-        key, place = key.strip(), SET + word
+        key, place = key.strip(), SET + (word or "''")
         if not equals or not key:
             why = "the word has no = sign" if key else "there is no key before the = sign"
             problems.append(Problem("an override is `key=value`", place, why, f"{SET}train.epochs=3"))

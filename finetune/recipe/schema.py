@@ -25,6 +25,9 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
+MOST_EXAMPLES = 65_536
+"""In one optimizer step."""
+
 SET = "--set "
 """How the place of a key begins that was given on the command line."""
 
@@ -99,7 +102,7 @@ class Train(Section):
     """Passes over the training examples."""
     max_steps: Count | None = None
     """Stop after so many optimizer steps, whatever `epochs` says."""
-    batch_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 16
+    batch_size: Annotated[int, Field(strict=True, ge=1, le=MOST_EXAMPLES)] = 16
     """Examples in one optimizer step, counted over all GPUs."""
     learning_rate: Positive = 2e-4
     """Peak learning rate of AdamW."""

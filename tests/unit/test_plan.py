@@ -137,14 +137,15 @@ def test_experts_where_there_are_none_are_an_error_unless_all_families_are_named
     assert "experts" not in planned(tmp_path).num_targets
     with pytest.raises(RecipeError, match="no layer of the family experts") as told:
         planned(tmp_path, "lora.targets=[mlp, experts]")
-    assert told.value.problems[0].fix == "--set 'lora.targets=[linear_attention, attention, mlp]'"
+    assert told.value.problems[0].fix == "--set 'lora.targets=[mlp]'"
 
 
 def test_a_family_that_matches_nothing_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    shape = ModelShape("x", {"model.language_model.layers.0.mlp.up_proj.weight": (4, 2)}, "qwen3_5")
+    whole = read_shape(DENSE, None)
+    shape = replace(whole, parameters={n: d for n, d in whole.parameters.items() if "linear_attn" not in n})
     with pytest.raises(RecipeError, match="no layer of the family linear_attention") as told:
         make_plan(written(tmp_path), shape, CPU, COUNTS)
-    assert told.value.problems[0].fix == "lora.targets: [mlp]"
+    assert told.value.problems[0].fix == "--set 'lora.targets=[attention,mlp]'"
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

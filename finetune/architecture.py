@@ -173,6 +173,9 @@ def read_architecture(folder: Path) -> Architecture:
     padding = text.told.get("pad_token_id")
     if padding is not None and not (type(padding) is int and 0 <= padding < numbers["vocab_size"]):
         raise text.refusal("pad_token_id", padding, "it is null or the number of a row of the vocabulary", "null")
+    coefficient = text.told.get("router_aux_loss_coef", 0.001)
+    if type(coefficient) not in (int, float) or not 0 <= coefficient < math.inf:
+        raise text.refusal("router_aux_loss_coef", coefficient, "it is a number from 0 on", "0.001")
     _check_rope(text, numbers["head_dim"])
     quantised_by = whole.quantised_by() or text.quantised_by()
     return Architecture(

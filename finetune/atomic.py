@@ -38,7 +38,15 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         DoesNotFit: the disk or the quota is full; the old text is untouched.
     """
-    data = text.encode()
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes the bytes of a file whole, as `write_text` does.
+
+    Raises:
+        DoesNotFit: the disk or the quota is full; the old bytes are untouched.
+    """
     staging = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
     with full_disk_told(path, needed_bytes=len(data)):
         try:

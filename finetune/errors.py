@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class FinetuneError(Exception):
     def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
         self.problems: tuple[Problem, ...] = (Problem(what, where, why, fix),)
         super().__init__(what)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets another process raise it as it is."""
+        return type(self).of, (self.problems,)
 
     @classmethod
     def of(cls, problems: Iterable[Problem]) -> FinetuneError:

@@ -12,7 +12,7 @@ import typer
 
 from finetune import __version__
 from finetune.cli import doctoring, launching, looking, merging, planning, starting, training
-from finetune.errors import DoesNotFit, FinetuneError, Interrupted, OutsideError, TrainingStopped
+from finetune.errors import DoesNotFit, FinetuneError, Interrupted, OutsideError, RunLocked, TrainingStopped
 from finetune.hardware import is_first_process
 
 app = typer.Typer(
@@ -68,7 +68,7 @@ def main() -> None:
         _run()
     except FinetuneError as error:
         # of several processes all stop together for these, and one of them tells why
-        if is_first_process() or not isinstance(error, (Interrupted, TrainingStopped)):
+        if is_first_process() or not isinstance(error, (Interrupted, TrainingStopped, RunLocked)):
             with suppress(OSError):  # nobody hears it, or its disk is full; the exit code still tells
                 print(error, file=sys.stderr)
         _end(error.exit_code)

@@ -11,7 +11,7 @@ import typer
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import OutsideError, RecipeError
 from finetune.hardware import Hardware, check_launched, detect, is_launched, with_processes
-from finetune.stopping import end_with_starter
+from finetune.stopping import Stop, end_with_starter
 
 if TYPE_CHECKING:
     from finetune.recipe import Recipe
@@ -65,7 +65,7 @@ def machine(asked: int | None, run: Run | None) -> Hardware:
     return hardware if asked is None else with_processes(hardware, asked)
 
 
-def start(words: list[str], hardware: Hardware, wishes: Recipe | None, run: Run | None, runs: Path) -> None:
+def start(words: list[str], hardware: Hardware, wishes: Recipe | None, run: Run | None, runs: Path, stop: Stop) -> None:
     """Starts `finetune train` once for each process, and ends as they did.
 
     Args:
@@ -74,27 +74,34 @@ def start(words: list[str], hardware: Hardware, wishes: Recipe | None, run: Run 
         wishes: what is trained anew; looked at first, so that what is wrong with them is told once.
         run: or the run that is resumed.
         runs: the folder of runs.
+        stop: which the processes obey, and this one only after them.
 
     Raises:
         RecipeError, DataError, DoesNotFit: what can be known of the wishes by rows and shapes alone is wrong.
         OutsideError: a process was killed.
         typer.Exit: with the exit code of them all.
     """
-    from finetune.launch import newest_unfinished
+    from finetune.launch import is_finished, newest
     from finetune.launch.command import torchrun_flags
     from finetune.run import resume
 
     if wishes is not None:
         _look(wishes, hardware)
     quiet_libraries(hardware.processes)
-    from finetune.train import starting
+    from finetune.train import reopen, starting
+
+    if run is not None:
+        reopen(run, hardware.processes)  # what is wrong with it is told once
 
     flags = torchrun_flags(1, hardware.processes)
 
     def going_on() -> str:
-        begun = run or (newest_unfinished(wishes, runs) if wishes is not None else None)
-        return resume(begun.path) if begun else "give the command again"
+        begun = run or (newest(wishes, runs) if wishes is not None else None)
+        if begun is None:
+            return "give the command again"
+        return f"finetune show {begun.path}   # it is finished" if is_finished(begun) else resume(begun.path)
 
+    stop.idle, stop.silent = "", True  # the first of them speaks
     code = starting.start(hardware.processes, flags, words, going_on)
     if code:
         raise typer.Exit(code)

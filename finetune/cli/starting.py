@@ -6,6 +6,7 @@ import difflib
 import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import typer
 
@@ -26,24 +27,33 @@ def init(
     trade = shipped.trade_of(name)
     recipe, data = folder / "recipes" / f"{name}.yaml", folder / "data_templates" / trade
     fix = f"finetune init {name} another-folder"
-    there = trade != name and (data / "train.jsonl").is_file()  # another recipe of the same rows came before
+    with atomic.refusal_told(folder, fix):
+        there = (data / "train.jsonl").is_file()  # another recipe of the same rows came before; or the user's own rows
     for target in (recipe,) if there else (recipe, data):
         if os.path.lexists(target):
             used = f", and can be used as it is: finetune plan {recipe}" if target == recipe else ""
             why = f"it exists already{used}"
             raise RecipeError("this would overwrite your work", where=str(target), why=why, fix=fix)
-    with atomic.refusal_told(folder, fix), atomic.full_disk_told(data):
-        recipe.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.refusal_told(folder, fix), atomic.full_disk_told(recipe.parent):
         if not there:
-            shutil.copytree(shipped.root() / "data_templates" / trade, data)
+            _copy_folder(shipped.root() / "data_templates" / trade, data)
+        recipe.parent.mkdir(parents=True, exist_ok=True)
         schema = recipe.parent / "recipe.schema.json"
-        if not os.path.lexists(schema):  # one that is there may be newer, or the user's own
-            shutil.copy(shipped.root() / "recipes" / schema.name, schema)
-        shutil.copy(shipped.root() / "recipes" / f"{name}.yaml", recipe)
+        for file in (recipe,) if os.path.lexists(schema) else (schema, recipe):  # a schema may be newer, or the user's
+            atomic.write_bytes(file, (shipped.root() / "recipes" / file.name).read_bytes())
     print(f"wrote {recipe}; it learns the rows of {data}/" if there else f"wrote {recipe} and {data}/")
     print(f"put your own rows into {data / 'train.jsonl'}, then:")
     print(f"  finetune plan  {recipe}")
     print(f"  finetune train {recipe}")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copies a folder, which gets its name when it is whole."""
+    from finetune import atomic
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
+        atomic.publish(Path(shutil.copytree(source, Path(staging) / target.name)), target)
 
 
 def _listed() -> str:

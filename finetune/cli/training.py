@@ -49,7 +49,7 @@ def train(
         hardware = several.machine(processes, run)
         if hardware.processes > 1 and not is_launched():
             words = _words(recipe, overrides, resume, runs, cache, quiet=quiet, as_json=as_json)
-            several.start(words, hardware, wishes, run, runs)
+            several.start(words, hardware, wishes, run, runs, stop)
             return
         quiet_libraries()
         from finetune.train import begin

@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune.errors import RecipeError
+from finetune.hardware import wished
+from finetune.hub import locate
+from finetune.plan import problem, refusals
 from finetune.recipe import Recipe
 from finetune.recipe.secrets import find_secrets
+from finetune.shape import is_shipped, read_shape
 
 TIME = re.compile(r"(?:(\d{1,3})-)?(\d{1,3}):([0-5]\d):([0-5]\d)")
 """`days-hours:minutes:seconds`, the days left out or not, as sbatch takes it."""
+
+SOME_GPU = "h100"
+"""Which they are is not known here, and decides no rule that is about their number."""
 
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY)", re.IGNORECASE)
 
@@ -94,30 +101,30 @@ def make_job(
         env: words of the form `NAME=VALUE`.
 
     Raises:
-        RecipeError: a word that no file may hold, a name that no engine takes, or a batch that the GPUs cannot share.
+        RecipeError: a word that no file may hold, a name that no engine takes, or a recipe that is not for these GPUs.
     """
-    for place, words in (("RECIPE", [typed]), ("--set", overrides), ("--runs", [runs]), ("--setup", setup)):
+    single = {"RECIPE": [typed], "--runs": [runs], "--image": [image], "--venv": [venv]}
+    for place, words in ({"--set": overrides, "--setup": setup} | single).items():
         check_words(place, words)
-    check_words("--image", [image])
-    check_words("--venv", [venv])
     if not TIME.fullmatch(time):
         why = "it is hours:minutes:seconds, with days before it or not: 12:00:00, 2-00:00:00"
         raise RecipeError(f"{time!r} is not a time", where=f"--time {time}", why=why, fix="--time 24:00:00")
     check_name("--name", name)
     check_sharing(recipe, nodes * gpus_per_node, f"{nodes} x {gpus_per_node}")
+    check_rules(recipe, nodes, gpus_per_node)
     return Job(
-        recipe=typed,
-        overrides=tuple(overrides),
-        runs=runs,
-        name=name or recipe.name,
-        nodes=nodes,
-        gpus_per_node=gpus_per_node,
-        cpus_per_gpu=cpus_per_gpu,
-        time=time,
-        setup=tuple(setup),
-        venv=venv,
-        env=tuple(_variable(word) for word in env),
-        image=image,
+        typed,
+        tuple(overrides),
+        runs,
+        name or recipe.name,
+        nodes,
+        gpus_per_node,
+        cpus_per_gpu,
+        time,
+        tuple(setup),
+        venv,
+        tuple(_variable(word) for word in env),
+        image,
     )
 
 
@@ -139,6 +146,21 @@ def check_sharing(recipe: Recipe, num_gpus: int, told: str) -> None:
         why=f"each takes the same number of examples; {batch} is shared by {', '.join(shared)} GPUs",
         fix=" or ".join(batches),
     )
+
+
+def check_rules(recipe: Recipe, nodes: int, gpus_per_node: int) -> None:
+    """Refuses what no plan for so many GPUs could make right, as far as the base's shapes are known here.
+
+    Raises:
+        RecipeError: naming each rule that the recipe breaks, and the way out.
+    """
+    base = locate(recipe.base, recipe.base_path, recipe.revision)
+    if base is None and not is_shipped(recipe.base):
+        return
+    machines = replace(wished(f"{SOME_GPU}x{gpus_per_node}"), processes=nodes * gpus_per_node, nodes=nodes)
+    broken = refusals(recipe, read_shape(recipe.base, base), machines)
+    if broken:
+        raise RecipeError.of(problem(recipe, refusal) for refusal in broken)
 
 
 def check_words(place: str, words: Iterable[str]) -> None:

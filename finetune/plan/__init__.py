@@ -6,7 +6,7 @@ from finetune.plan.explaining import Rejected, explain, in_short
 from finetune.plan.making import check_fits, make_plan
 from finetune.plan.record import Choices, Plan, levers_of, read_plan
 from finetune.plan.rescue import out_of_memory
-from finetune.plan.rules import refusals
+from finetune.plan.rules import problem, refusals
 from finetune.plan.sharing import told_gb
 from finetune.plan.writing import UNQUANTISED
 
@@ -25,6 +25,7 @@ __all__ = [
     "levers_of",
     "make_plan",
     "out_of_memory",
+    "problem",
     "read_plan",
     "refusals",
     "room_of",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from finetune.errors import ArtifactError
 from finetune.levers import POSITIONS, Levers
@@ -151,14 +152,25 @@ def read_plan(file: Path) -> Plan:
     Raises:
         ArtifactError: it is not one.
     """
-    lists = ("unquantised", "target_modules", "cards", "proposals", "notes", "links")
     try:
-        told: dict[str, Any] = json.loads(file.read_text())
-        choices = Choices(**told["choices"])
-        others = tuple(Alternative(**each) for each in told["alternatives"])
-        made = {"choices": choices, "alternatives": others} | {name: tuple(told[name]) for name in lists}
-        return Plan(**told | made)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = f"it is damaged, or another version wrote it: {type(error).__name__}: {error}"
+        text = file.read_bytes()
+        plan = _PLAN.validate_json(text, strict=True)
+        if odd := {field.name for field in fields(Plan)} ^ set(json.loads(text)):
+            raise ValueError(f"keys too many or too few: {', '.join(sorted(odd))}")
+        if plan.processes < 1 or plan.nodes < 1:
+            raise ValueError("nobody trains")
+        return plan
+    except (OSError, ValueError) as error:
+        told = _first(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        why = f"it is damaged, or another version wrote it: {told}"
         fix = f"put it back, or begin a new run: finetune train {shlex.quote(str(file.with_name('recipe.yaml')))}"
         raise ArtifactError("the run's plan cannot be read", where=str(file), why=why, fix=fix) from None
+
+
+def _first(error: ValidationError) -> str:
+    """Names the first value that is not what it should be."""
+    found = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}"
+
+
+_PLAN = TypeAdapter(Plan)

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,9 +20,10 @@ import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from finetune.errors import OutsideError
+from finetune.errors import FinetuneError, OutsideError
 from finetune.experts import Exchange
 from finetune.hardware import started_processes
+from finetune.run import Run, locked
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others before the first step; one may be downloading what another has on disk."""
@@ -131,6 +132,26 @@ def join(device: str, expert: int) -> Processes:
         groups = [distributed.new_group(list(range(at, at + expert))) for at in range(0, size, expert)]
         exchange = Exchange(groups[place // expert])
     return Processes(size, place, exchange)
+
+
+@contextmanager
+def locked_together(run: Run, processes: Processes) -> Iterator[None]:
+    """Lets the first process hold the run's lock for all.
+
+    Raises:
+        ArtifactError, DoesNotFit, RunLocked: as `locked`, in every process.
+    """
+    refused: FinetuneError | None = None
+    with ExitStack() as held:
+        if processes.first:
+            try:
+                held.enter_context(locked(run))
+            except FinetuneError as error:
+                refused = error
+        refused = processes.from_first(refused)
+        if refused is not None:
+            raise refused
+        yield
 
 
 def agree(processes: Processes, told: Mapping[str, Any]) -> None:

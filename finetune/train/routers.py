@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from finetune.atomic import fsync, write_json
+from finetune.atomic import write_bytes, write_json
 from finetune.data import Dataset
 from finetune.experts.loads import Loads, expert_blocks, rerouted
 from finetune.model import chosen_experts
@@ -37,8 +37,7 @@ def note_base(run: Run, trainer: ProvingTrainer, dataset: Dataset) -> None:
         return
     choices = chosen_experts(trainer.model, rows_looked_at(dataset)[1])
     if trainer.processes.first:
-        save_file({CHOICES: choices}, run.router_base)
-        fsync(run.router_base)
+        write_bytes(run.router_base, save({CHOICES: choices}))
 
 
 def report(run: Run, trainer: ProvingTrainer, dataset: Dataset, say: Callable[[str], None]) -> list[Claim]:

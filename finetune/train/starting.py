@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from tempfile import TemporaryDirectory
 
+from torch.distributed.elastic.agent.server import api
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import elastic_launch
@@ -41,7 +42,8 @@ def start(processes: int, flags: Sequence[str], words: Sequence[str], resume: Ca
     Raises:
         OutsideError: a process was killed from outside.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # each process tells its own error
+    for logger in (logging.getLogger("torch.distributed"), api.logger):
+        logger.setLevel(logging.CRITICAL)  # each process tells its own error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     os.environ[STARTER] = str(os.getpid())
     with TemporaryDirectory() as logs:  # torchrun makes one of its own otherwise, and leaves it behind

@@ -7,7 +7,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from finetune.hub import fetch, fetch_config, locate
 from finetune.model import save_adapter
 from finetune.plan import Plan, check_family, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
-from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, locked, manifest, metrics, resume
+from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, manifest, metrics, resume
 from finetune.shape import is_shipped, read_shape
 from finetune.stopping import Stop
 from finetune.train import routers
 from finetune.train.assembly import assemble
 from finetune.train.contract import check, check_unedited, contract, versions
 from finetune.train.plot import draw_loss
-from finetune.train.processes import agree, join
+from finetune.train.processes import agree, join, locked_together
 from finetune.train.proof import claims
 from finetune.train.readiness import look_once_more, memory_told
 from finetune.train.rehearsal import memory_claims, rehearse
@@ -97,10 +96,10 @@ def train(
         RunLocked: another process works in the folder.
     """
     began, hardware = time.monotonic(), detect_started()
-    recipe, plan = _reopen(run, hardware)
+    recipe, plan = reopen(run, hardware.processes)
     processes = join(plan.device, plan.expert_parallel)
     say, report = (say, report) if processes.first else (_silent, _silent)
-    with processes.losses_told(resume(run.path)), locked(run) if processes.first else nullcontext():
+    with processes.losses_told(resume(run.path)), locked_together(run, processes):
         if (finished := _finished(run)) is not None:
             say("the run is finished; there is nothing to resume")
             return finished
@@ -137,10 +136,11 @@ def _prove(
     recipe, plan = trainer.recipe, trainer.plan
     artifact = _publish(run, plan, fetch(recipe.base, recipe.base_path, recipe.revision), trainer)
     found = [*claims(run, recipe, plan, dataset, trainer, artifact), *found]
+    made = (*sorted(artifact.iterdir()), run.router)
     entry = Entry(
         stage="train",
         inputs={key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")},
-        outputs={f"{artifact.name}/{f.name}": atomic.sha256(f) for f in sorted(artifact.iterdir())},
+        outputs={str(file.relative_to(run.path)): atomic.sha256(file) for file in made if file.exists()},
         claims=found,
         versions=versions(),
         seconds=round(time.monotonic() - began, 1),
@@ -151,7 +151,7 @@ def _prove(
     return asdict(entry)
 
 
-def _reopen(run: Run, hardware: Hardware) -> tuple[Recipe, Plan]:
+def reopen(run: Run, processes: int) -> tuple[Recipe, Plan]:
     """Reads what a run was begun with, its steps shared out over the processes that are here.
 
     Raises:
@@ -161,7 +161,7 @@ def _reopen(run: Run, hardware: Hardware) -> tuple[Recipe, Plan]:
     recipe = load(run.recipe)
     check_unedited(run, recipe)
     _check_trackers(recipe)
-    return recipe, _shared_out(read_plan(run.plan), recipe, hardware.processes)
+    return recipe, _shared_out(read_plan(run.plan), recipe, processes)
 
 
 def _finished(run: Run) -> dict[str, Any] | None:

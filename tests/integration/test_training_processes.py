@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -200,6 +201,34 @@ def test_a_stop_asked_of_the_one_that_started_them_is_saved_by_all_and_ends_with
     assert told.endswith("  fix   finetune train --resume stopped/r-0001\n")
     (newest,) = [r["step"] for r in records(folder.run("stopped")) if "loss" in r][-1:]
     assert (folder.run("stopped") / "checkpoints" / f"checkpoint-{newest}").is_dir()
+
+
+def test_a_stop_is_heard_while_the_processes_wait_for_one_that_does_not_come(folder: Folder) -> None:
+    """torch waits for it in C++, where Python calls no handler."""
+    alone = ENVIRONMENT | {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    words = [sys.executable, "-m", "finetune", "train", "r.yaml", "--runs", "lonely"]
+    waiting = subprocess.Popen(
+        words,
+        cwd=folder.path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+    )
+    time.sleep(8)
+    waiting.send_signal(signal.SIGTERM)
+    waiting.communicate(timeout=30)
+    assert waiting.returncode == 75
+
+
+def test_a_run_in_which_another_works_is_refused_once(folder: Folder) -> None:
+    words = command("ours", "--resume", str(rewound(folder, "spread", "locked")))
+    with (folder.run("locked") / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = subprocess.run(
+            words, cwd=folder.path, capture_output=True, text=True, timeout=240, env=ENVIRONMENT, check=False
+        )
+    assert done.returncode == 73
+    assert done.stderr.count("error: ") == done.stderr.count("error: another process works in this run") == 1
 
 
 def test_the_file_of_a_checkpoint_is_that_of_one_process(folder: Folder) -> None:

@@ -64,6 +64,9 @@ def test_rows_that_are_here_are_learnt_by_other_recipes_of_the_trade_and_never_o
     assert (done.returncode, rows.read_text()) == (0, "mine")
     assert "wrote recipes/legal-cluster.yaml; it learns the rows of data_templates/legal/" in done.stdout
     assert finetune("init", "legal-cluster", cwd=tmp_path).returncode == 2
+    (tmp_path / "recipes" / "legal.yaml").unlink()
+    done = finetune("init", "legal", cwd=tmp_path)
+    assert (done.returncode, rows.read_text()) == (0, "mine")
 
 
 def test_init_overwrites_nothing(tmp_path: Path) -> None:

@@ -153,3 +153,11 @@ def test_the_hidden_question_is_not_listed_and_answers_in_one_line(folder: Path)
     assert finetune("launch", "newest", "legal.yaml", cwd=folder).stdout == "runs/legal-0001\n"
     assert finetune("launch", "newest", "legal.yaml", "--set", "lora.rank=8", cwd=folder).stdout == ""
     assert "newest" not in finetune("launch", "--help", cwd=folder).stdout
+
+
+def test_a_recipe_that_breaks_a_rule_on_so_many_gpus_is_refused_before_a_file_is_written(folder: Path) -> None:
+    words = ("legal.yaml", "--set", "base=Qwen/Qwen3.6-27B", "--set", "parallel.expert=8")
+    done = finetune("launch", "slurm", *words, cwd=folder)
+    assert done.returncode == 2
+    assert "there are no experts to spread\n" in done.stderr
+    assert not (folder / "legal.sbatch").exists()

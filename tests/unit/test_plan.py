@@ -210,6 +210,24 @@ def test_a_plan_without_a_key_or_with_one_too_many_is_refused(tmp_path: Path, ke
             read_plan(tmp_path / "plan.json")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("processes", "2"),
+        ("processes", 0),
+        ("fits", 1),
+        ("parts", {"x": None}),
+        ("notes", [3]),
+        ("choices", {"micro_batch": "1"}),
+    ],
+)
+def test_a_plan_with_a_value_of_another_kind_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    told = json.loads(planned(tmp_path).to_json())
+    (tmp_path / "plan.json").write_text(json.dumps(told | {key: value}))
+    with pytest.raises(ArtifactError, match="the run's plan cannot be read"):
+        read_plan(tmp_path / "plan.json")
+
+
 def test_the_json_has_what_was_promised(tmp_path: Path) -> None:
     told = json.loads(planned(tmp_path).to_json())
     promised = {"fits", "gpu_bytes", "peak_bytes", "static_bytes", "parts", "trainable_parameters"}

@@ -149,6 +149,7 @@ CONFIGS: dict[str, tuple[object, str]] = {
     "hidden_act": ("nope", "it is silu"),
     "dtype": ("float128", "it is bfloat16 or float16 or float32 or float64"),
     "rms_norm_eps": (float("nan"), "it is a small number above 0"),
+    "router_aux_loss_coef": ("x", "it is a number from 0 on"),
     "attention_bias": (1, "it is true or false"),
     "layer_types": (["full_attention"] * 3, "it names the kind of each of num_hidden_layers = 2 layers; here are 3"),
     "rope_parameters": ({"rope_theta": 0}, "it is a number above 0"),

@@ -61,18 +61,19 @@ def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iter
     if recipe.memory.micro_batch:
         forced["memory.micro_batch"] = None
     freed: list[Words] = [{}, forced] if forced else [{}]
+    halves = _halves(recipe.lora.rank)
     for start in freed:
         if start:
             yield start
         yield from _shorter(changed(recipe, start), shape, length, fits, start)
         if recipe.method != "full":
-            yield from ({**start, "lora.rank": rank} for rank in _halves(recipe.lora.rank))
+            yield from ({**start, "lora.rank": rank} for rank in halves[:2])
         for method in methods:
             yield {**start, "method": method}
     yield from ({**freed[-1], "lora.targets": t} for t in FEWER_TARGETS if set(t) < set(recipe.lora.targets))
     together: list[Words] = [{"method": method} for method in methods]
     if recipe.method != "full":
-        together += [{"lora.rank": rank} for rank in _halves(recipe.lora.rank)]
+        together += [{"lora.rank": rank} for rank in halves[:2]]
     for words in together:
         start = {**freed[-1], **words}
         yield from _shorter(changed(recipe, start), shape, length, fits, start)
@@ -85,6 +86,7 @@ def _changes(recipe: Recipe, shape: ModelShape, length: int, fits: Fits) -> Iter
     yield from others
     for start in others:
         yield from _shorter(changed(recipe, start), read_shape(start["base"], None), length, fits, start)
+    yield from ({**freed[-1], "lora.rank": rank} for rank in halves[2:])
 
 
 def _shorter(recipe: Recipe, shape: ModelShape, length: int, fits: Fits, start: Words) -> Iterator[Words]:
@@ -101,6 +103,9 @@ def _shorter(recipe: Recipe, shape: ModelShape, length: int, fits: Fits, start: 
     yield {**start, "data.max_length": low * STEP}
 
 
-def _halves(rank: int) -> Iterator[int]:
+def _halves(rank: int) -> list[int]:
+    """Lists the ranks to try, the nearest first."""
+    halves = []
     while (rank := rank // 2) >= LEAST_RANK:
-        yield rank
+        halves.append(rank)
+    return halves

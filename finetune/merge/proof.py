@@ -141,8 +141,8 @@ def blur(seed: int) -> Blur:
 
 def _distances(base: Weights, tuned: torch.Tensor, others: Iterable[tuple[torch.Tensor, Weights]]) -> list[Distance]:
     """Passes what goes into the heads through them, and compares each with what base and adapter say."""
-    name = "lm_head.weight" if "lm_head.weight" in base.parameters else "model.embed_tokens.weight"
     compared = [(Comparison(len(tuned)), states, weights) for states, weights in others]
+    name = base.head
     for first, rows in base.rows(name):
         wanted = tuned @ rows.T
         for comparison, given, weights in compared:

@@ -42,6 +42,11 @@ class Weights:
         for tensor, part in sorted(self.parts.items(), key=lambda pair: pair[1].first):
             self.stored[part.name].append(tensor)
 
+    @property
+    def head(self) -> str:
+        """Names the parameter that gives logits; of a tied one it is the embedding."""
+        return "lm_head.weight" if "lm_head.weight" in self.parameters else "model.embed_tokens.weight"
+
     def rows(self, name: str) -> Pieces:
         """Reads a whole parameter from its first row to its last, as `pieces` does."""
         for tensor in self.stored[name]:

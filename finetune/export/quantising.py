@@ -1,0 +1,76 @@
+"""From a GGUF in bf16 to smaller ones, by llama.cpp's own quantiser: its library through llama-cpp-python, or its tool.
+
+Both write the same bytes. Source: llama.cpp, include/llama.h (llama_ftype, llama_model_quantize).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune.errors import OutsideError
+
+FTYPES = {
+    "q4_0": 2,
+    "q8_0": 7,
+    "q2_k": 10,
+    "q3_k_s": 11,
+    "q3_k_m": 12,
+    "q3_k_l": 13,
+    "q4_k_s": 14,
+    "q4_k_m": 15,
+    "q5_k_s": 16,
+    "q5_k_m": 17,
+    "q6_k": 18,
+    "iq4_nl": 25,
+    "iq4_xs": 30,
+}
+"""What can be asked for, and llama.cpp's number of it; those that need an importance matrix are left out."""
+
+CONVERTED = ("f32", "f16", "bf16", "q8_0")
+"""What the converter writes by itself."""
+
+IN_LIBRARY = """
+import ctypes, sys, llama_cpp
+given, made, kind, threads = sys.argv[1:]
+wishes = llama_cpp.llama_model_quantize_default_params()
+wishes.ftype, wishes.nthread = int(kind), int(threads)
+sys.exit(llama_cpp.llama_model_quantize(given.encode(), made.encode(), ctypes.byref(wishes)))
+"""
+
+Quantiser = Callable[[Path, Path, str], None]
+
+
+def find_quantiser(threads: int) -> Quantiser | None:
+    """Finds a quantiser that is installed; None where there is none."""
+    tool = shutil.which("llama-quantize")
+    if importlib.util.find_spec("llama_cpp") is not None:
+        return lambda given, made, kind: _run(
+            [sys.executable, "-c", IN_LIBRARY, str(given), str(made), str(FTYPES[kind]), str(threads)], made
+        )
+    if tool is not None:
+        return lambda given, made, kind: _run([tool, str(given), str(made), kind.upper(), str(threads)], made)
+    return None
+
+
+def missing(kinds: list[str]) -> OutsideError:
+    """Makes the error of quants for which there is no quantiser."""
+    return OutsideError(
+        f"nothing here can make {', '.join(kinds)}",
+        where="--gguf",
+        why=f"the converter writes {', '.join(CONVERTED)}; other quants take llama.cpp's library or tool",
+        fix="pip install llama-cpp-python   # compiles for some minutes; or put llama-quantize on the PATH",
+    )
+
+
+def _run(command: list[str], made: Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise OutsideError(
+            "llama.cpp's quantiser failed", where=str(made), why=said, fix="free some space, or try q8_0"
+        )

@@ -1,0 +1,250 @@
+"""`finetune export`: the merged model as GGUF files, each opened and compared in the same command.
+
+llama.cpp's converter makes one file in bf16 of the merged folder, its quantiser the smaller ones of that. What is told
+of a file is read back from it, by llama.cpp's own reader and by transformers', which share no code with the writer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from finetune import __version__, host
+from finetune.data.rendering import TURN_END
+from finetune.errors import DoesNotFit, ProofFailed
+from finetune.export import answers
+from finetune.export.converter import Converter, digest, find
+from finetune.export.modelfile import modelfile
+from finetune.export.quantising import CONVERTED, FTYPES, Quantiser, find_quantiser, missing
+from finetune.export.readback import check_fields, same_weights
+from finetune.export.template import as_trained
+from finetune.merge import merge
+from finetune.merge.prompts import Prompts, read_prompts
+from finetune.plan import read_plan
+from finetune.recipe import load
+from finetune.run import Claim, Entry, Run, atomic, locked, manifest
+from finetune.shards import read_json, shards
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+KINDS = tuple(dict.fromkeys((*CONVERTED, *FTYPES)))
+"""What can be asked for."""
+
+DEFAULT = ("q4_k_m", "q8_0")
+"""Which fit a card beside a context, and which keeps nearly all."""
+
+MEMORY_SHARE = 0.8
+"""Of the host's free memory that the merged model and the GGUF, both held to compare their weights, may take."""
+
+MOST_KL = {"bf16": 0.05, "f32": 0.05, "f16": 0.05, "q8_0": 0.4}
+MOST_KL_OF_FEW_BITS = 3.0
+"""Nats from the file in bf16, and of that from the merged model, above which it is not a rounding but a mistake.
+
+Toys of a few layers were seen at 0.036 in q8_0 and 0.31 in q4_k_m; another model is further than 3 away.
+"""
+
+LARGEST_SHARE = {"f32": 2.0, "f16": 1.0, "bf16": 1.0, "q8_0": 0.54}
+"""Of the merged model's bytes that a file takes; of all others, less than 0.54."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is made, of what, and where."""
+
+    run: Run
+    kinds: tuple[str, ...]
+    out: Path
+    converter: Converter
+    prompts: Prompts
+
+    @property
+    def merged(self) -> Path:
+        return self.run.merged
+
+    def file(self, kind: str) -> Path:
+        return self.out / f"{self.run.name}-{kind.upper()}.gguf"
+
+
+def export(
+    run: Run,
+    kinds: tuple[str, ...],
+    out: Path | None,
+    converter: Path | None,
+    cache: Path,
+    say: Say,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Makes GGUF files of a run's merged model, proves each, and gives the stage's manifest entry.
+
+    The run is merged first if it was not; if it was, its files are verified.
+
+    Args:
+        run: that finished.
+        kinds: of KINDS.
+        out: the folder to write to; without one it is `gguf` in the run.
+        converter: a checkout of llama.cpp, instead of the pinned converter.
+        cache: where a fetched converter is kept.
+        say: takes a line for the user.
+        progress: is told how far the merge is.
+
+    Raises:
+        ArtifactError: run, adapter or base is not what it was.
+        DoesNotFit: the disk has too little room.
+        OutsideError: the converter or the quantiser is not there, or failed.
+        ProofFailed: a file is not the model that it should be; it does not get its name.
+        RunLocked: another process works in the run.
+    """
+    began, quantiser = time.monotonic(), find_quantiser(len(os.sched_getaffinity(0)))
+    if quantiser is None and (beyond := [kind for kind in kinds if kind not in CONVERTED]):
+        raise missing(beyond)
+    found = find(converter, cache)
+    merge(run, "bf16", None, say, progress)
+    with locked(run):
+        recipe = load(run.recipe)
+        order = Order(run, kinds, out or run.path / "gguf", found, read_prompts(recipe, run.merged))
+        fix = "name another folder by --out"
+        with atomic.refusal_told(order.out, fix), atomic.full_disk_told(order.out):
+            order.out.mkdir(parents=True, exist_ok=True)
+            _check_room(order)
+            for left in order.out.glob(f".making-{run.name}-*"):  # by a kill
+                shutil.rmtree(left)
+            with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
+                claims = _make(order, Path(making), quantiser, say)
+            served = manifest.read_begun(run.manifest)["serving"]
+            _write_modelfile(order, recipe.data.max_length, served["system"])
+        entry = _entry(order, claims, began)
+        manifest.add(run.manifest, entry)
+    return vars(entry)
+
+
+def _check_room(order: Order) -> None:
+    """Compares what is to be written with the disk.
+
+    Raises:
+        DoesNotFit: it has too little room.
+    """
+    whole = sum(file.stat().st_size for file in shards(order.merged))
+    kinds = {*order.kinds, "bf16"}  # of which the others are made
+    needed = round(sum(LARGEST_SHARE.get(kind, 0.54) * whole for kind in kinds))
+    free = host.disk_free_bytes(order.out)
+    if free < needed:
+        raise DoesNotFit(
+            "the disk has too little room for the GGUF files",
+            where=str(order.out),
+            why=f"up to {needed:,} bytes are to be written, {free:,} are free",
+            fix=f"free {needed - free:,} bytes, or name a folder on a larger disk by --out",
+        )
+
+
+def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> list[Claim]:
+    """Writes each file beside its place, proves it and gives it its name."""
+    served = manifest.read_begun(order.run.manifest)["serving"]
+    template = as_trained(
+        (order.merged / "chat_template.jinja").read_text(),
+        thinking=served["thinking"],
+        preserve_thinking=served["preserve_thinking"],
+    )
+    (making / "template").write_text(template)
+    whole, claims = making / "bf16.gguf", list[Claim]()
+    needed = {*order.kinds, *(["bf16"] if quantiser is not None else [])}
+    for kind in sorted(needed, key=lambda kind: kind != "bf16"):  # of which the quantised ones are made
+        began, made = time.monotonic(), making / f"{kind}.gguf"
+        if kind in CONVERTED and (kind != "q8_0" or quantiser is None):
+            order.converter.run("convert", order.merged, making / "template", order.run.name, kind, made)
+        else:
+            assert quantiser is not None, "looked for before anything was begun"
+            quantiser(whole, made, kind)
+        found = check_fields(made, order.converter.run("read", made), order.merged, template)
+        found += _compared(order, kind, making)
+        if kind in order.kinds:
+            file = order.file(kind)
+            for claim in found:
+                claim["claim"] = f"{file.name}: {claim['claim']}"
+            _keep(made, file)
+            claims += found
+            away = [claim["measured"] for claim in found if "mean KL" in claim["claim"]]
+            told = f"mean KL {away[0]}" if away else "its answers are not compared: llama-cpp-python is not installed"
+            say(f"{file.name}  {file.stat().st_size / 1e9:,.3f} GB, {time.monotonic() - began:.0f} s; {told}")
+    return claims
+
+
+def _compared(order: Order, kind: str, making: Path) -> list[Claim]:
+    """Compares a file's weights with the merged model's, or its answers with those of the one in bf16."""
+    made, claims = making / f"{kind}.gguf", list[Claim]()
+    if kind == "bf16" and 2 * made.stat().st_size < MEMORY_SHARE * host.free_bytes():
+        claims.append(same_weights(made, order.merged))
+    if not answers.can_answer() or not (making / "bf16.gguf").exists():
+        return claims
+    found = answers.logits(made, order.prompts.ids, making / f"{kind}.npy")
+    if kind == "bf16":
+        away = answers.apart_from_folder(order.merged, read_plan(order.run.plan), order.prompts.ids, found)
+        beside = "the merged model"
+    else:
+        away, beside = answers.apart(making / "bf16.npy", found), "bf16"
+        found.unlink()
+    most = MOST_KL.get(kind, MOST_KL_OF_FEW_BITS)
+    if not away.mean_kl <= most:
+        why = f"mean KL from {beside} is {away.mean_kl:.3g}, more than {most:g}"
+        raise ProofFailed(f"what {kind} answers is another model's", where=str(order.file(kind)), why=why)
+    claims.append(_claim(f"mean KL from {beside}, by llama.cpp", float(f"{away.mean_kl:.3g}"), most))
+    claims.append(_claim("share of likeliest tokens that stay", round(away.agreement, 4), None))
+    return claims
+
+
+def _keep(made: Path, file: Path) -> None:
+    """Gives a proven file its name; the one in bf16 stays where it is too, for others are made of it."""
+    file.unlink(missing_ok=True)
+    os.link(made, file)
+    atomic.fsync(file)
+    atomic.fsync(file.parent)
+    if made.stem != "bf16":
+        made.unlink()
+
+
+def _write_modelfile(order: Order, context: int, system: str | None) -> None:
+    """Writes how Ollama serves the kind that was named first."""
+    generation, licence = order.merged / "generation_config.json", order.merged / "LICENSE"
+    text = modelfile(
+        order.file(order.kinds[0]).name,
+        sampling=read_json(generation, "the base's sampling") if generation.is_file() else {},
+        stop=TURN_END,
+        context=context,
+        system=system,
+        licence=licence.read_text() if licence.is_file() else "",
+    )
+    atomic.write_text(order.out / "Modelfile", text)
+
+
+def _entry(order: Order, claims: list[Claim], began: float) -> Entry:
+    files = [*map(order.file, order.kinds), order.out / "Modelfile"]
+    return Entry(
+        stage="export",
+        inputs={"merged": str(order.merged), "prompts": order.prompts.told},
+        outputs={_name(order.run, file): atomic.sha256(file) for file in files},
+        claims=claims,
+        versions={
+            "finetune": __version__,
+            "transformers": version("transformers"),
+            "llama.cpp": digest(order.converter)[:12],
+        },
+        seconds=round(time.monotonic() - began, 1),
+        finished=manifest.now(),
+    )
+
+
+def _name(run: Run, file: Path) -> str:
+    """Names a file: within the run as it lies there, elsewhere in full."""
+    file, folder = file.absolute(), run.path.absolute()
+    return str(file.relative_to(folder) if file.is_relative_to(folder) else file)
+
+
+def _claim(claim: str, measured: float, tolerance: float | None) -> Claim:
+    return {"claim": claim, "measured": measured, "tolerance": tolerance, "holds": True}

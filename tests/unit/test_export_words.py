@@ -1,0 +1,99 @@
+"""What is written beside the weights of a GGUF: the template that asks as training did, and Ollama's Modelfile."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from test_data_prepare import qwen_template
+
+from finetune.data.template import Template
+from finetune.errors import OutsideError
+from finetune.export.modelfile import modelfile
+from finetune.export.quantising import find_quantiser, missing
+from finetune.export.template import as_trained
+
+CONVERSATIONS = [
+    [{"role": "user", "content": "Which clause?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which clause?"}],
+    [
+        {"role": "user", "content": "Which clause?"},
+        {"role": "assistant", "content": "Clause 4.", "reasoning_content": "It is about notice."},
+        {"role": "user", "content": "And the term?"},
+    ],
+]
+
+
+@pytest.mark.parametrize("asked", CONVERSATIONS, ids=["one turn", "with a system prompt", "two turns"])
+def test_a_model_tuned_without_reasoning_is_asked_without_it_whatever_a_server_wishes(asked: list) -> None:
+    trained, served = (
+        Template(qwen_template()),
+        Template(as_trained(qwen_template(), thinking=False, preserve_thinking=False)),
+    )
+    wanted = trained.render(asked, ask=True, enable_thinking=False)
+    assert wanted.endswith("<think>\n\n</think>\n\n")
+    assert served.render(asked, ask=True) == wanted
+    for wish in (True, False):
+        assert served.render(asked, ask=True, enable_thinking=wish) == wanted
+
+
+@pytest.mark.parametrize(("asked", "wish"), list(itertools.product(CONVERSATIONS, (True, False))))
+def test_a_model_tuned_with_reasoning_is_asked_as_the_base_is(asked: list, wish: bool) -> None:
+    template = qwen_template()
+    assert as_trained(template, thinking=True, preserve_thinking=False) == template
+    kept = Template(as_trained(template, thinking=True, preserve_thinking=True))
+    wanted = Template(template).render(asked, ask=True, enable_thinking=wish, preserve_thinking=True)
+    assert kept.render(asked, ask=True, enable_thinking=wish) == wanted
+
+
+def test_a_modelfile_says_every_parameter_and_no_template() -> None:
+    text = modelfile(
+        "legal-0001-Q4_K_M.gguf",
+        sampling={"temperature": 0.7, "top_p": 0.8, "top_k": 20, "do_sample": True, "min_p": None},
+        stop="<|im_end|>",
+        context=16_384,
+        system='Answer as """counsel""".',
+        licence="Apache License\nVersion 2.0",
+    )
+    assert text == (
+        "FROM ./legal-0001-Q4_K_M.gguf\n"
+        "PARAMETER num_ctx 16384\n"
+        "PARAMETER temperature 0.7\n"
+        "PARAMETER top_k 20\n"
+        "PARAMETER top_p 0.8\n"
+        'PARAMETER stop "<|im_end|>"\n'
+        "SYSTEM \"\"\"Answer as '''counsel'''.\"\"\"\n"
+        "REQUIRES 0.30.4\n"
+        'LICENSE """Apache License\nVersion 2.0"""\n'
+    )
+
+
+def test_short_examples_leave_a_conversation_room() -> None:
+    text = modelfile("x.gguf", sampling={}, stop="<|im_end|>", context=512, system=None, licence="")
+    assert text.splitlines() == [
+        "FROM ./x.gguf",
+        "PARAMETER num_ctx 8192",
+        'PARAMETER stop "<|im_end|>"',
+        "REQUIRES 0.30.4",
+    ]
+
+
+def test_llama_quantize_on_the_path_is_used_and_what_it_says_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "llama-quantize"
+    tool.write_text('#!/bin/sh\necho "$@" > "$2"\n[ "$3" = Q4_K_M ] || { echo "no room" >&2; exit 3; }\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    quantise = find_quantiser(3)
+    assert quantise is not None
+    quantise(Path("in.gguf"), tmp_path / "out.gguf", "q4_k_m")
+    assert (tmp_path / "out.gguf").read_text() == f"in.gguf {tmp_path}/out.gguf Q4_K_M 3\n"
+    with pytest.raises(OutsideError, match="no room"):
+        quantise(Path("in.gguf"), tmp_path / "out.gguf", "q5_k_m")
+
+
+def test_where_no_quantiser_is_the_way_to_one_is_named() -> None:
+    (problem,) = missing(["q4_k_m"]).problems
+    assert problem.what == "nothing here can make q4_k_m"
+    assert problem.fix.startswith("pip install llama-cpp-python")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import typer
@@ -29,7 +30,8 @@ def export(
 
     with stopping.heard() as stop:
         opened = open_run(run)
-        stop.idle = f"finetune export {run} --gguf {gguf}"
+        words = ["finetune", "export", str(run), "--gguf", gguf, *(["--out", str(out)] if out else [])]
+        stop.idle = shlex.join(words)  # at no instant is anything lost by ending
         quiet_libraries()
         from finetune.export import KINDS
         from finetune.export import export as export_run

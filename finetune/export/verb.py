@@ -18,6 +18,7 @@ from typing import Any
 
 from finetune import __version__, host
 from finetune.data.rendering import TURN_END
+from finetune.data.template import read_template
 from finetune.errors import DoesNotFit, ProofFailed
 from finetune.export import answers
 from finetune.export.converter import Converter, digest, find
@@ -148,7 +149,7 @@ def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> 
     """Writes each file beside its place, proves it and gives it its name."""
     served = manifest.read_begun(order.run.manifest)["serving"]
     template = as_trained(
-        (order.merged / "chat_template.jinja").read_text(),
+        read_template(order.merged).source,
         thinking=served["thinking"],
         preserve_thinking=served["preserve_thinking"],
     )
@@ -162,17 +163,21 @@ def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> 
         else:
             assert quantiser is not None, "looked for before anything was begun"
             quantiser(whole, made, kind)
+        size = made.stat().st_size
         found = check_fields(made, order.converter.run("read", made), order.merged, template)
         found += _compared(order, kind, making)
         if kind in order.kinds:
             file = order.file(kind)
             for claim in found:
                 claim["claim"] = f"{file.name}: {claim['claim']}"
-            _keep(made, file)
+            if kind != "bf16":
+                _keep(made, file)
             claims += found
             away = [claim["measured"] for claim in found if "mean KL" in claim["claim"]]
             told = f"mean KL {away[0]}" if away else "its answers are not compared: llama-cpp-python is not installed"
-            say(f"{file.name}  {file.stat().st_size / 1e9:,.3f} GB, {time.monotonic() - began:.0f} s; {told}")
+            say(f"{file.name}  {told}; {size / 1e9:,.3f} GB, {time.monotonic() - began:.0f} s")
+    if "bf16" in order.kinds:
+        _keep(whole, order.file("bf16"))
     return claims
 
 
@@ -200,13 +205,10 @@ def _compared(order: Order, kind: str, making: Path) -> list[Claim]:
 
 
 def _keep(made: Path, file: Path) -> None:
-    """Gives a proven file its name; the one in bf16 stays where it is too, for others are made of it."""
-    file.unlink(missing_ok=True)
-    os.link(made, file)
-    atomic.fsync(file)
+    """Gives a proven file its name, whatever was there before."""
+    atomic.fsync(made)
+    os.replace(made, file)
     atomic.fsync(file.parent)
-    if made.stem != "bf16":
-        made.unlink()
 
 
 def _write_modelfile(order: Order, context: int, system: str | None) -> None:

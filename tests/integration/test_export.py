@@ -17,6 +17,9 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from trial.made_run import made_run
 
+from finetune.data import Renderer
+from finetune.data.template import read_template
+from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import ArtifactError, OutsideError, ProofFailed
 from finetune.export import export
 from finetune.export.converter import Converter, find
@@ -31,15 +34,67 @@ ASK = """
 import json, sys
 import xllamacpp
 wishes = xllamacpp.CommonParams()
-wishes.model.path, wishes.n_ctx, wishes.n_parallel, wishes.use_jinja = sys.argv[1], 512, 1, True
-wishes.cpuparams.n_threads, wishes.warmup = 1, False
+wishes.model.path, wishes.n_ctx, wishes.n_parallel, wishes.use_jinja = sys.argv[1], 2048, 1, True
+wishes.cpuparams.n_threads, wishes.warmup, wishes.verbosity = 1, False, 10  # from 10 on it tells the prompt
 server = xllamacpp.Server(wishes)
-asked = {"messages": [{"role": "user", "content": sys.argv[2]}], "max_tokens": 12, "temperature": 0}
-for wish in ({}, {"chat_template_kwargs": {"enable_thinking": True}}):
-    told = server.handle_chat_completions(asked | wish)
+for asked in json.loads(sys.argv[2]):
+    told = server.handle_chat_completions(asked)
     told = json.loads(told) if isinstance(told, str) else told
-    print("ANSWER" + json.dumps([told["choices"][0]["message"], told["usage"]["prompt_tokens"]]))
+    message = told["choices"][0]["message"]
+    print("ANSWER" + json.dumps([message, told["__verbose"]["prompt"], told["usage"]["prompt_tokens"]]))
 """
+
+LOOK_UP = {
+    "type": "function",
+    "function": {
+        "name": "look_up",
+        "description": "Finds a clause.",
+        "parameters": {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]},
+    },
+}
+CALL = {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": {"number": 4}}}
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+CONVERSATIONS: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]] = [
+    ([user("Which clause?")], []),
+    ([{"role": "system", "content": "Be brief."}, user("Which clause?")], []),
+    ([user("Which clause?"), {"role": "assistant", "content": "Clause 4."}, user("And the term?")], []),
+    (
+        [
+            user("One."),
+            {"role": "assistant", "content": "1"},
+            user("Two."),
+            {"role": "assistant", "content": "2"},
+            user("3?"),
+        ],
+        [],
+    ),
+    ([user("Kündigung zum 31. März? 解約 🙂 é e\u0301")], []),
+    ([user("def f(x):\n\treturn  x ** 2\n\n\nWhat is f(3)?   ")], []),
+    ([user("Which clause?")], [LOOK_UP]),
+    ([{"role": "system", "content": "Be brief."}, user("Which clause?")], [LOOK_UP]),
+    (
+        [
+            user("Look."),
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "Notice."},
+        ],
+        [LOOK_UP],
+    ),
+    (
+        [
+            user("Look."),
+            {"role": "assistant", "content": "A clause.", "reasoning_content": "It is 4."},
+            user("Which one?"),
+        ],
+        [],
+    ),
+]
+"""Messages and tools."""
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +130,32 @@ def test_each_file_is_read_back_and_one_in_bf16_holds_the_merged_weights_bit_for
     assert f"FROM ./{run.name}-BF16.gguf\n" in (run.path / "gguf" / "Modelfile").read_text()
 
 
-def test_llama_cpp_s_server_loads_them_and_a_wish_to_think_changes_nothing(run: Run) -> None:
-    """Its default is to think, and a model that was tuned without would then answer nothing."""
-    file = run.path / "gguf" / f"{run.name}-Q8_0.gguf"
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, file, "Which clause?"], capture_output=True, text=True, timeout=120
-    )
+def answers(file: Path, asked: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str, int]]:
+    """Asks llama.cpp's server; gives the message, and the prompt that it made: text and number of tokens."""
+    words = [sys.executable, "-c", ASK, str(file), json.dumps([{"temperature": 0, **each} for each in asked])]
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line.removeprefix("ANSWER") for line in done.stdout.splitlines() if line.startswith("ANSWER")]
-    plain, wished = map(json.loads, lines)
-    assert plain == wished
+    return [tuple(json.loads(line)) for line in lines]
+
+
+def test_llama_cpp_s_server_loads_them_and_a_wish_to_think_changes_nothing(run: Run) -> None:
+    """Its default is to think, and a model that was tuned without would then answer nothing."""
+    asked = {"messages": [user("Which clause?")], "max_tokens": 12}
+    wished = asked | {"chat_template_kwargs": {"enable_thinking": True}}
+    plain, other = answers(run.path / "gguf" / f"{run.name}-Q8_0.gguf", [asked, wished])
+    assert plain == other
     assert plain[0]["content"]
     assert not plain[0].get("reasoning_content")
+
+
+def test_the_prompts_that_llama_cpp_s_server_makes_are_those_of_training(run: Run) -> None:
+    renderer = Renderer(template=read_template(run.merged), vocabulary=read_vocabulary(run.merged))
+    asked = [{"messages": messages, "tools": tools, "max_tokens": 1} for messages, tools in CONVERSATIONS]
+    made = answers(run.path / "gguf" / f"{run.name}-BF16.gguf", asked)
+    for (messages, tools), (_, prompt, num_tokens) in zip(CONVERSATIONS, made, strict=True):
+        assert prompt == renderer.template.render(messages, tools, ask=True, enable_thinking=False)
+        assert num_tokens == len(renderer.prompt_ids(messages, tools, thinking=False))
 
 
 def test_a_weight_of_another_model_is_found(run: Run, tmp_path: Path) -> None:

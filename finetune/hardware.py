@@ -195,7 +195,7 @@ def with_nodes(hardware: Hardware, nodes: int) -> Hardware:
     where = f"--nodes {nodes}"
     if nodes > 1 and not hardware.wished:
         why = "without --gpu the plan is for this machine" if hardware.gpus else "the plan is for machines with GPUs"
-        raise RecipeError("say what each machine has", where=where, why=why, fix=f"--gpu h100x8 --nodes {nodes}")
+        raise RecipeError("say what each machine has", where=where, why=why, fix=f"--gpu 24GB --nodes {nodes}")
     if nodes * hardware.processes > MOST_PROCESSES:
         why = f"a plan is for at most {MOST_PROCESSES:,} GPUs, and these were {nodes * hardware.processes:,}"
         fix = f"--nodes {MOST_PROCESSES // hardware.processes}"
@@ -210,7 +210,7 @@ def with_network(hardware: Hardware, word: str) -> Hardware:
         RecipeError: there is no such network, or one machine, which needs none.
     """
     if hardware.nodes == 1:
-        where, fix = f"--network {word}", f"--gpu h100x8 --nodes 2 --network {USUAL.name}"
+        where, fix = f"--network {word}", f"--gpu 24GB --nodes 2 --network {USUAL.name}"
         raise RecipeError("one machine has no network", where=where, why="a network joins machines", fix=fix)
     return replace(hardware, network=network_named(word))
 

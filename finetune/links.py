@@ -58,8 +58,8 @@ NETWORKS: dict[str, Link] = {
         _network("100gbe", "100 Gb/s Ethernet", 100, 30e-6),
         _network("25gbe", "25 Gb/s Ethernet", 25, 30e-6),
         _network("10gbe", "10 Gb/s Ethernet", 10, 50e-6),
-        _network("site-1g", "1 Gb/s between sites", 1, 10e-3),
-        _network("site-100m", "100 Mb/s between sites", 0.1, 10e-3),
+        _network("site-1g", "1 Gb/s line", 1, 10e-3),
+        _network("site-100m", "100 Mb/s line", 0.1, 10e-3),
     )
 }
 

@@ -116,4 +116,5 @@ def _look(wishes: Recipe, hardware: Hardware) -> None:
 
     base = locate(wishes.base, wishes.base_path, wishes.revision)
     if base is not None or is_shipped(wishes.base):
-        check_fits(make_plan(wishes, read_shape(wishes.base, base), hardware, count_rows(wishes)), wishes)
+        plan = make_plan(wishes, read_shape(wishes.base, base), hardware, count_rows(wishes))
+        check_fits(plan, wishes, f"finetune plan {wishes.words()}")

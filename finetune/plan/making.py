@@ -46,8 +46,13 @@ def make_plan(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Cou
     return replace(plan, cards=cards, proposals=tuple(map(as_overrides, near)))
 
 
-def check_fits(plan: Plan, recipe: Recipe) -> None:
+def check_fits(plan: Plan, recipe: Recipe, command: str = "") -> None:
     """Refuses a plan that does not fit, with the recipes near to it that do.
+
+    Args:
+        plan: of the recipe.
+        recipe: which was planned.
+        command: what plans for another machine; nothing where the flags can be typed after the command that is told.
 
     Raises:
         DoesNotFit: it does not.
@@ -68,18 +73,18 @@ def check_fits(plan: Plan, recipe: Recipe) -> None:
     if plan.cards:
         why += f"; as it is it fits --gpu {', '.join(plan.cards)}"
     where = f"{recipe.where('base')}, {plan.length:,} tokens, method {plan.method}"
-    raise DoesNotFit(what, where=where, why=why, fix=_way_out(plan))
+    raise DoesNotFit(what, where=where, why=why, fix=_way_out(plan, f"{command} " if command else ""))
 
 
-def _way_out(plan: Plan) -> str:
-    """Gives words that make `finetune plan` succeed: a recipe near to this one, else another machine."""
+def _way_out(plan: Plan, command: str) -> str:
+    """Gives words that lead to a plan that fits: a recipe near to this one, else another machine."""
     if plan.proposals:
         return " or ".join(plan.proposals)
     if plan.cards:
         toy = "" if plan.gpu else "; here a toy trains: finetune demo-base toy"
-        return f"--gpu {plan.cards[0]}   # plans for one{toy}"
+        return f"{command}--gpu {plan.cards[0]}   # plans for one{toy}"
     if plan.peak_bytes <= plan.gpu_bytes or not plan.gpu:
-        return f"--host {math.ceil(_host_bytes(plan) / HOST_SHARE / 2**30)}GB   # plans for such a host"
+        return f"{command}--host {math.ceil(_host_bytes(plan) / HOST_SHARE / 2**30)}GB   # plans for such a host"
     return "a larger GPU in a larger host"
 
 

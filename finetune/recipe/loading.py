@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from finetune import shipped
 from finetune.errors import RecipeError
 from finetune.recipe import yaml_places
 from finetune.recipe.complaints import explain
@@ -134,9 +135,13 @@ _Dumper.add_representer(str, _represent_text)
 
 def _nearest(file: Path) -> str:
     """Proposes the recipe that was probably meant."""
+    usual = file.parent / "recipes" / file.name
+    if os.path.isfile(usual):
+        return f"did you mean {usual}?"
     beside = file.parent.glob("*.y*ml") if os.path.isdir(file.parent) else ()
     names = sorted(path.name for path in beside if os.path.isfile(path))
     close = difflib.get_close_matches(file.name, names, n=1, cutoff=0.4)
     if close or names:
         return f"did you mean {file.parent / (close or names)[0]}?"
-    return "finetune init legal   # writes legal.yaml and its data to start from"
+    name = file.stem if file.stem in shipped.recipes() else "legal"
+    return f"finetune init {name}   # writes recipes/{name}.yaml and its data to start from"

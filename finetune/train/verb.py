@@ -54,7 +54,7 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     dataset = prepare(recipe, base)
     plan = make_plan(recipe, read_shape(recipe.base, base), hardware, dataset.counts)
-    check_fits(plan, recipe)
+    check_fits(plan, recipe, _planning(recipe))
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
     look_once_more(recipe, plan, runs, base, say)
@@ -70,9 +70,14 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
 def _check_before_download(recipe: Recipe, hardware: Hardware) -> None:
     """Refuses what cannot fit, by rows and shapes alone, or, where shapes are not shipped, what is another family."""
     if is_shipped(recipe.base):
-        check_fits(make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe)), recipe)
+        plan = make_plan(recipe, read_shape(recipe.base, None), hardware, count_rows(recipe))
+        check_fits(plan, recipe, _planning(recipe))
     else:
         check_family(recipe, recipe.base, read_model_type(fetch_config(recipe.base, recipe.revision)))
+
+
+def _planning(recipe: Recipe) -> str:
+    return f"finetune plan {recipe.words()}"
 
 
 def train(

@@ -58,8 +58,9 @@ def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Datase
     for note in (*plan.notes, *dataset.notes):
         say(f"note: {note}")
     look_once_more(recipe, plan, runs, base, say)
+    processes = join(plan.device, expert=1)
+    plan = min(processes.gather(plan), key=lambda each: each.gpu_bytes)  # each saw free bytes of another moment
     facts = _facts(recipe, plan, base, dataset, hardware, runs)
-    processes = join(plan.device, plan.expert_parallel)
     agree(processes, facts["contract"])
     made = create(runs, recipe.name, facts.pop("recipe_yaml"), plan.to_json(), facts).path if processes.first else None
     run = Run(processes.from_first(made))

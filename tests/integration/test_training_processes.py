@@ -220,6 +220,36 @@ def test_a_stop_is_heard_while_the_processes_wait_for_one_that_does_not_come(fol
     assert waiting.returncode == 75
 
 
+UNEQUAL = """
+import os
+from dataclasses import replace
+from finetune.cli import main
+from finetune.train import verb
+
+look = verb.detect_started
+verb.detect_started = lambda: replace(look(), host_bytes=look().host_bytes - 2**30 * int(os.environ["RANK"]))
+main()
+"""
+
+
+def test_where_processes_see_unequal_memory_all_take_the_plan_of_the_least(folder: Folder) -> None:
+    (folder.path / "unequal.py").write_text(UNEQUAL)
+    words = ["torchrun", "--standalone", "--nproc-per-node", "2", "unequal.py", "train", "r.yaml", "--runs", "unequal"]
+    done = subprocess.run(
+        [*words, "--set", "train.max_steps=1"],
+        cwd=folder.path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = {
+        name: json.loads((folder.run(name) / "plan.json").read_text())["gpu_bytes"] for name in ("unequal", "spread")
+    }
+    assert told["spread"] - told["unequal"] > 2**28
+
+
 def test_a_run_in_which_another_works_is_refused_once(folder: Folder) -> None:
     words = command("ours", "--resume", str(rewound(folder, "spread", "locked")))
     with (folder.run("locked") / ".lock").open("w") as held:

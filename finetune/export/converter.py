@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,6 +23,9 @@ PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 """Of its source archive on the package index."""
+
+DIGEST = "5e3bd8eab4813bc1b8903c56c86fff3987b1b0d33ac3bb074de1315ae6651a85"
+"""Of the files that are taken out of it, as `digest` counts."""
 
 WANTED = ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "conversion", "gguf-py", "LICENSE")
 """Of the 76 MB, 2 MB: what lies under vendor/llama.cpp in the archive."""
@@ -77,7 +81,8 @@ def find(told: Path | None, cache: Path) -> Converter:
             raise ArtifactError("this is no checkout of llama.cpp", where=str(told), why=f"it has no {MAIN}", fix=fix)
         return Converter(told)
     folder = cache / f"llama.cpp-{VERSION}-{SHA256[:12]}"
-    if not folder.is_dir():
+    if not folder.is_dir() or digest(Converter(folder)) != DIGEST:
+        shutil.rmtree(folder, ignore_errors=True)  # what is damaged is fetched anew
         cache.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".fetching-", dir=cache) as staging:
             made = Path(staging) / "converter"

@@ -210,6 +210,16 @@ def test_the_converter_s_last_words_are_told(converter: Converter, tmp_path: Pat
     assert "GGUF magic invalid" in told.value.problems[0].why
 
 
+def test_a_cached_converter_that_is_damaged_is_fetched_anew(converter: Converter, tmp_path: Path) -> None:
+    folder = tmp_path / converter.folder.name
+    shutil.copytree(converter.folder, folder)
+    (folder / "conversion" / "qwen.py").write_text("")
+    assert find(None, tmp_path).folder == folder
+    assert (folder / "conversion" / "qwen.py").read_bytes() == (
+        converter.folder / "conversion" / "qwen.py"
+    ).read_bytes()
+
+
 def test_a_folder_without_a_converter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no checkout of llama"):
         find(tmp_path, tmp_path)

@@ -111,18 +111,18 @@ def export(
     with locked(run):
         recipe = load(run.recipe)
         order = Order(run, kinds, out or run.path / "gguf", found, read_prompts(recipe, run.merged))
-        fix = "name another folder by --out"
-        with atomic.refusal_told(order.out, fix), atomic.full_disk_told(order.out):
+        with atomic.refusal_told(order.out, "name another folder by --out"), atomic.full_disk_told(order.out):
             order.out.mkdir(parents=True, exist_ok=True)
             _check_room(order)
             for left in order.out.glob(f".making-{run.name}-*"):  # by a kill
                 shutil.rmtree(left)
-            with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
-                claims = _make(order, Path(making), quantiser, say)
             served = manifest.read_begun(run.manifest)["serving"]
+            learnt = {key: served[key] for key in ("thinking", "preserve_thinking")}
+            template = as_trained(read_template(run.merged).source, **learnt)
+            with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
+                claims = _make(order, template, Path(making), quantiser, say)
             _write_modelfile(order, recipe.data.max_length, served["system"])
-        entry = _entry(order, claims, began)
-        manifest.add(run.manifest, entry)
+        manifest.add(run.manifest, entry := _entry(order, claims, began))
     return vars(entry)
 
 
@@ -145,14 +145,8 @@ def _check_room(order: Order) -> None:
         )
 
 
-def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> list[Claim]:
+def _make(order: Order, template: str, making: Path, quantiser: Quantiser | None, say: Say) -> list[Claim]:
     """Writes each file beside its place, proves it and gives it its name."""
-    served = manifest.read_begun(order.run.manifest)["serving"]
-    template = as_trained(
-        read_template(order.merged).source,
-        thinking=served["thinking"],
-        preserve_thinking=served["preserve_thinking"],
-    )
     (making / "template").write_text(template)
     whole, claims = making / "bf16.gguf", list[Claim]()
     needed = {*order.kinds, *(["bf16"] if quantiser is not None else [])}
@@ -230,7 +224,7 @@ def _entry(order: Order, claims: list[Claim], began: float) -> Entry:
     return Entry(
         stage="export",
         inputs={"merged": str(order.merged), "prompts": order.prompts.told},
-        outputs={_name(order.run, file): atomic.sha256(file) for file in files},
+        outputs={order.run.named(file): atomic.sha256(file) for file in files},
         claims=claims,
         versions={
             "finetune": __version__,
@@ -240,12 +234,6 @@ def _entry(order: Order, claims: list[Claim], began: float) -> Entry:
         seconds=round(time.monotonic() - began, 1),
         finished=manifest.now(),
     )
-
-
-def _name(run: Run, file: Path) -> str:
-    """Names a file: within the run as it lies there, elsewhere in full."""
-    file, folder = file.absolute(), run.path.absolute()
-    return str(file.relative_to(folder) if file.is_relative_to(folder) else file)
 
 
 def _claim(claim: str, measured: float, tolerance: float | None) -> Claim:

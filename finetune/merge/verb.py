@@ -112,7 +112,7 @@ def _finished(run: Run, onto: str, journal: Journal, say: Say) -> dict[str, Any]
 
 def _is_whole(run: Run, out: Path, outputs: dict[str, str]) -> bool:
     """Tells whether a folder holds what an entry says that it made there, and nothing besides."""
-    files = {_name(run, file): file for file in out.iterdir()} if out.is_dir() else {}
+    files = {run.named(file): file for file in out.iterdir()} if out.is_dir() else {}
     return files.keys() == outputs.keys() and all(atomic.sha256(f) == outputs[name] for name, f in files.items())
 
 
@@ -175,7 +175,7 @@ def _prove(order: Order, journal: Journal, told: Told, began: float, copied: flo
     return Entry(
         stage="merge",
         inputs=order.inputs,
-        outputs={_name(order.run, journal.out / name): digest for name, digest in sorted(journal.files.items())},
+        outputs={order.run.named(journal.out / name): digest for name, digest in sorted(journal.files.items())},
         claims=[*_claims(order, journal, told), _figure("seconds of writing", round(copied, 1), None)],
         versions={
             "finetune": __version__,
@@ -238,12 +238,6 @@ def _publish(run: Run, journal: Journal) -> dict[str, Any]:
         manifest.add(run.manifest, Entry(**entry))
     journal.close()
     return entry
-
-
-def _name(run: Run, file: Path) -> str:
-    """Names a file of the merged folder: within the run as it lies there, elsewhere in full."""
-    file = file.absolute()
-    return str(file.relative_to(run.path.absolute()) if file.is_relative_to(run.path.absolute()) else file)
 
 
 def _figure(claim: str, measured: float, tolerance: float | None) -> Claim:

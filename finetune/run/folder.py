@@ -91,6 +91,11 @@ class Run:
         """What the base's routers chose on the rows of that report."""
         return self.path / "router_base.safetensors"
 
+    def named(self, file: Path) -> str:
+        """Names a file for the manifest: within the run as it lies there, elsewhere in full."""
+        file, folder = file.absolute(), self.path.absolute()
+        return str(file.relative_to(folder) if file.is_relative_to(folder) else file)
+
     @property
     def lock(self) -> Path:
         """Held by the one process that works in the folder."""

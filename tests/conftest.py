@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,21 @@ def _make(tmp_path_factory: pytest.TempPathFactory, name: str, **kind: bool) -> 
 
     torch.set_num_threads(1)  # whoever imported torch before this file was read
     return make_pico_base(tmp_path_factory.mktemp("bases") / name, **kind)
+
+
+Within = Callable[[str, float, float], None]
+"""Called as within(what, figure, bound)."""
+
+
+@pytest.fixture
+def within(record_property: Callable[[str, object], None]) -> Within:
+    """Asserts that a figure is at most its bound, and notes both, so that scripts/prove parity can print them."""
+
+    def noted(what: str, figure: float, bound: float) -> None:
+        record_property(what, (figure, bound))
+        assert figure <= bound, what
+
+    return noted
 
 
 @pytest.fixture

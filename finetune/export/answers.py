@@ -1,17 +1,14 @@
-"""What llama.cpp answers: the logits of a GGUF for some tokens, in a process of its own, and how far two are apart."""
+"""What llama.cpp answers: the logits of a GGUF for some tokens, and how far two are apart."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
 import torch
 
-from finetune.errors import ProofFailed
+from finetune.export import engine
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import model_on_disk, states
 from finetune.merge.weights import Weights
@@ -20,32 +17,14 @@ from finetune.plan import Plan
 PIECE = 4096
 """Tokens of the vocabulary that are compared at a time."""
 
-EVALUATE = """
-import json, sys, numpy
-from llama_cpp import Llama
-file, ids, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-model = Llama(file, n_ctx=len(ids), n_batch=len(ids), logits_all=True, verbose=False)
-model.eval(ids)
-numpy.save(out, numpy.asarray(model.scores[: len(ids)], dtype=numpy.float32))
-"""
-
-
-def can_answer() -> bool:
-    """Whether llama-cpp-python is installed."""
-    return importlib.util.find_spec("llama_cpp") is not None
-
 
 def logits(file: Path, ids: list[int], out: Path) -> Path:
     """Lets llama.cpp compute the logits after each token into a .npy file, (tokens, vocabulary) float32.
 
     Raises:
-        ProofFailed: it cannot load the file.
+        ProofFailed: it cannot run the file.
     """
-    command = [sys.executable, "-c", EVALUATE, str(file), json.dumps(ids), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ProofFailed("llama.cpp cannot run what was made", where=str(file), why=why)
+    engine.run("logits", file, json.dumps(ids), str(out))
     return out
 
 

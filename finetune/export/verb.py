@@ -20,7 +20,7 @@ from finetune import __version__, host
 from finetune.data.rendering import TURN_END
 from finetune.data.template import read_template
 from finetune.errors import DoesNotFit, ProofFailed
-from finetune.export import answers
+from finetune.export import answers, engine
 from finetune.export.converter import Converter, digest, find
 from finetune.export.modelfile import modelfile
 from finetune.export.quantising import CONVERTED, FTYPES, Quantiser, find_quantiser, missing
@@ -180,7 +180,7 @@ def _compared(order: Order, kind: str, making: Path) -> list[Claim]:
     made, claims = making / f"{kind}.gguf", list[Claim]()
     if kind == "bf16" and 2 * made.stat().st_size < MEMORY_SHARE * host.free_bytes():
         claims.append(same_weights(made, order.merged))
-    if not answers.can_answer() or not (making / "bf16.gguf").exists():
+    if not engine.is_installed() or not (making / "bf16.gguf").exists():
         return claims
     found = answers.logits(made, order.prompts.ids, making / f"{kind}.npy")
     if kind == "bf16":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune import atomic
-from finetune.run import checkpoint, manifest, metrics
+from finetune.run import checkpoint, manifest, metrics, outputs
 from finetune.run.checkpoint import Newest
 from finetune.run.folder import Run, anew, create, list_runs, open_run, resume
 from finetune.run.lock import locked
@@ -23,5 +23,6 @@ __all__ = [
     "manifest",
     "metrics",
     "open_run",
+    "outputs",
     "resume",
 ]

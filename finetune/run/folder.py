@@ -91,6 +91,16 @@ class Run:
         """What the base's routers chose on the rows of that report."""
         return self.path / "router_base.safetensors"
 
+    @property
+    def ledger(self) -> Path:
+        """What each step from base to GGUF keeps of the tuning."""
+        return self.path / "ledger.json"
+
+    @property
+    def ledger_plot(self) -> Path:
+        """The same, drawn."""
+        return self.path / "ledger.png"
+
     def named(self, file: Path) -> str:
         """Names a file for the manifest: within the run as it lies there, elsewhere in full."""
         file, folder = file.absolute(), self.path.absolute()

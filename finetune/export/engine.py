@@ -1,0 +1,87 @@
+"""llama.cpp through llama-cpp-python, in a process of its own: it may abort, and its memory goes with it.
+
+Imported, it starts itself; as a script, `python engine.py logits|losses FILE WORDS`, what is printed last is JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def is_installed() -> bool:
+    """Whether llama-cpp-python is there."""
+    return importlib.util.find_spec("llama_cpp") is not None
+
+
+def run(verb: str, file: Path, *words: str) -> dict[str, Any]:
+    """Lets llama.cpp open a GGUF and do one thing with it.
+
+    Args:
+        verb: logits IDS OUT writes the logits after each token to a .npy file, (tokens, vocabulary) float32; losses
+            EXAMPLES gives the negative log-likelihood in nats of the learnt tokens of each example.
+        file: the GGUF.
+        words: of the verb; IDS is JSON, EXAMPLES a file of JSON.
+
+    Raises:
+        ProofFailed: it cannot run the file.
+    """
+    from finetune.errors import ProofFailed
+
+    command = [sys.executable, "-P", __file__, verb, str(file), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ProofFailed("llama.cpp cannot run this file", where=str(file), why=why)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def logits(model: Any, ids: str, out: str) -> dict[str, Any]:
+    """Writes the logits after each token."""
+    import numpy
+
+    model.eval(asked := json.loads(ids))
+    numpy.save(out, numpy.asarray(model.scores[: len(asked)], dtype=numpy.float32))
+    return {}
+
+
+def losses(model: Any, examples: str) -> dict[str, Any]:
+    """Sums what the learnt tokens of each example cost."""
+    import numpy
+
+    found = []
+    for ids, learnt in json.loads(Path(examples).read_text()):
+        model.reset()
+        model.eval(ids)
+        places = numpy.flatnonzero(learnt[1:])
+        scores = model.scores[places].astype(numpy.float64)  # (learnt, vocabulary)
+        most = scores.max(axis=1)
+        total = most + numpy.log(numpy.exp(scores - most[:, None]).sum(axis=1))
+        found.append(float((total - scores[numpy.arange(len(places)), numpy.array(ids)[places + 1]]).sum()))
+    return {"losses": found}
+
+
+def _longest(verb: str, told: str) -> int:
+    rows = [json.loads(told)] if verb == "logits" else [ids for ids, _ in json.loads(Path(told).read_text())]
+    return max(map(len, rows))
+
+
+if __name__ == "__main__":
+    import llama_cpp  # type: ignore[import-not-found]
+
+    verb, file, *words = sys.argv[1:]
+    longest = _longest(verb, words[0])
+    opened = llama_cpp.Llama(
+        file,
+        n_ctx=longest,
+        n_batch=min(longest, 512),
+        n_gpu_layers=-1 if llama_cpp.llama_supports_gpu_offload() else 0,
+        logits_all=True,
+        verbose=False,
+    )
+    print(json.dumps(logits(opened, *words) if verb == "logits" else losses(opened, *words)))

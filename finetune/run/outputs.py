@@ -1,0 +1,57 @@
+"""What the stages of a run left on the disk, and whether it is still what was proven."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from finetune import atomic
+from finetune.errors import ArtifactError, Problem
+from finetune.run.folder import Run
+
+
+def made_by(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Gives of each file, by the name that the manifest gives it, its sha256 and the stage that made it last.
+
+    Args:
+        told: the manifest.
+    """
+    return {name: (digest, stage["stage"]) for stage in told["stages"] for name, digest in stage["outputs"].items()}
+
+
+def last(told: dict[str, Any], stage: str, **inputs: str) -> dict[str, Any] | None:
+    """Gives the newest entry of a stage that had these inputs; None where there is none."""
+    entries = [entry for entry in told["stages"] if entry["stage"] == stage]
+    fitting = [entry for entry in entries if entry["inputs"].items() >= inputs.items()]
+    return fitting[-1] if fitting else None
+
+
+def check(run: Run, files: dict[str, str], fix: str) -> None:
+    """Compares files with the hashes that stand in the manifest.
+
+    Args:
+        run: whose files they are.
+        files: name in the manifest -> sha256.
+        fix: what makes them again.
+
+    Raises:
+        ArtifactError: one is gone, or another one now.
+    """
+    if problems := list(_problems(run, files.items(), fix)):
+        raise ArtifactError.of(problems)
+
+
+def _problems(run: Run, files: Iterable[tuple[str, str]], fix: str) -> Iterator[Problem]:
+    for name, digest in files:
+        file = run.path / name
+        if not file.is_file():
+            yield Problem(f"{Path(name).name} is gone", str(file), "its hash stands in the manifest", fix)
+        elif atomic.sha256(file) != digest:
+            yield Problem(f"{Path(name).name} is not the one that was proven", str(file), "", fix)
+
+
+def command(verb: str, run: Run, *words: str) -> str:
+    """Spells a command of ours about a run."""
+    return shlex.join(["finetune", verb, str(run.path), *words])

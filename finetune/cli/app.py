@@ -11,7 +11,18 @@ from typing import NoReturn
 import typer
 
 from finetune import __version__
-from finetune.cli import accounting, doctoring, exporting, launching, looking, merging, planning, starting, training
+from finetune.cli import (
+    accounting,
+    doctoring,
+    exporting,
+    launching,
+    looking,
+    merging,
+    planning,
+    starting,
+    training,
+    verifying,
+)
 from finetune.errors import DoesNotFit, FinetuneError, Interrupted, OutsideError, RunLocked, TrainingStopped
 from finetune.hardware import is_first_process
 
@@ -35,6 +46,7 @@ app.command("chat")(training.chat)
 app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
+app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")
 app.add_typer(recipe_app, name="recipe")
 recipe_app.command("schema")(looking.schema)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
 
@@ -35,11 +34,11 @@ def export(
         quiet_libraries()
         from finetune.export import KINDS
         from finetune.export import export as export_run
+        from finetune.export.converter import kept
 
         kinds = _kinds(gguf, KINDS)
         bar = Bar(quiet)
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
-        entry = export_run(opened, kinds, out, converter, cache, bar.say, bar.show)
+        entry = export_run(opened, kinds, out, converter, kept(), bar.say, bar.show)
     folder = out or opened.path / "gguf"
     bar.say(f"ollama create {opened.name} -f {folder / 'Modelfile'}   # serves {kinds[0]}")
     print(json.dumps({"folder": str(folder), **entry}) if as_json else folder)

@@ -67,8 +67,8 @@ def show(run: Path = typer.Argument(help="The run folder."), as_json: bool = JSO
         print(f"\n{stage['stage']}  finished {stage['finished']} after {stage['seconds']:,} s")
         for claim in stage["claims"]:
             mark = "ok  " if claim["holds"] else "FAIL"
-            expected = f" of {_figure(claim['tolerance'])}" if claim["tolerance"] is not None else ""
-            print(f"  {mark} {claim['claim']}: {_figure(claim['measured'])}{expected}")
+            expected = f" of {figure(claim['tolerance'])}" if claim["tolerance"] is not None else ""
+            print(f"  {mark} {claim['claim']}: {figure(claim['measured'])}{expected}")
         for name, digest in stage["outputs"].items():
             print(f"  out  {name}  sha256 {str(digest)[:16]}")
     if not told["stages"]:
@@ -95,7 +95,8 @@ def _row(run: Any) -> dict[str, Any]:
     }
 
 
-def _figure(value: Any) -> str:
+def figure(value: Any) -> str:
+    """Writes a figure as it is read best."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):

@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,11 @@ def to_vllm(tensors: Mapping[str, torch.Tensor], num_experts: int) -> dict[str, 
         served = _PUBLISHED + block.removeprefix(_TEXT)
         written |= to_each_expert(served, from_peft(block, tensors, num_experts))
     return written
+
+
+def is_for_vllm(names: Iterable[str]) -> bool:
+    """Tells whether an adapter's tensors have the names that vLLM reads."""
+    return any(name.startswith(_PUBLISHED) for name in names)
 
 
 def from_vllm(written: Mapping[str, torch.Tensor], num_experts: int) -> dict[str, torch.Tensor]:

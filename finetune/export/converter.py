@@ -64,6 +64,11 @@ class Converter:
         return json.loads(done.stdout.splitlines()[-1])
 
 
+def kept() -> Path:
+    """Gives the folder in which fetched converters are kept for the next time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+
+
 def find(told: Path | None, cache: Path) -> Converter:
     """Finds the converter: the one that was told, the one that was fetched before, else the pinned one is fetched.
 

@@ -28,7 +28,7 @@ from finetune.merge.order import Order, take
 from finetune.merge.weights import Weights
 from finetune.model import Score
 from finetune.model.roundtrip import quantised_weights
-from finetune.run import Claim, Entry, Run, anew, atomic, locked, manifest, outputs
+from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest, outputs
 from finetune.shards import shards
 
 Say = Callable[[str], None]
@@ -194,9 +194,9 @@ def _entry(order: Order, told: dict[str, Any], began: float) -> Entry:
     for line in told["steps"]:
         of = line["name"] if line["name"] != "gguf" else line["weights"]
         if "loss" in line:
-            claims.append(_figure(f"{of}: held-out loss", round(line["loss"]["value"], 4)))
+            claims.append(claim(f"{of}: held-out loss", round(line["loss"]["value"], 4)))
         if line.get("kept") and of not in ("base", "adapter"):
-            claims.append(_figure(f"{of}: share of the tuning's effect that it keeps", round(line["kept"]["value"], 4)))
+            claims.append(claim(f"{of}: share of the tuning's effect that it keeps", round(line["kept"]["value"], 4)))
     return Entry(
         stage="ledger",
         inputs={**order.inputs, "examples": told["examples"]},
@@ -206,7 +206,3 @@ def _entry(order: Order, told: dict[str, Any], began: float) -> Entry:
         seconds=round(time.monotonic() - began, 1),
         finished=manifest.now(),
     )
-
-
-def _figure(claim: str, measured: float) -> Claim:
-    return {"claim": claim, "measured": measured, "tolerance": None, "holds": True}

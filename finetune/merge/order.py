@@ -49,7 +49,7 @@ class Order:
     def others(self) -> list[Path]:
         """Files of the base that are copied besides its shards: what serves it, no pickles, no code, nothing hidden."""
         files = sorted(file for file in self.base.folder.iterdir() if file.is_file())
-        return [file for file in files if _is_taken(file.name) and file not in shards(self.base.folder)]
+        return [file for file in files if is_taken(file.name) and file not in shards(self.base.folder)]
 
     @property
     def identity(self) -> dict[str, str]:
@@ -133,7 +133,8 @@ def _check_base(run: Run, base: Path, begun: dict[str, Any]) -> None:
             raise ArtifactError(f"{what} is not the one that was trained with", where=str(where), why=why, fix=fix)
 
 
-def _is_taken(name: str) -> bool:
+def is_taken(name: str) -> bool:
+    """Tells whether a file of a base goes with a model that is made of it: no pickles, no code, nothing hidden."""
     known = any(fnmatch(name, pattern) for pattern in (*WANTED, "NOTICE*"))
     return known and not name.startswith(".") and not name.endswith(".safetensors") and name not in NOT_TAKEN
 

@@ -7,7 +7,7 @@ from finetune.run import checkpoint, manifest, metrics, outputs
 from finetune.run.checkpoint import Newest
 from finetune.run.folder import Run, anew, create, list_runs, open_run, resume
 from finetune.run.lock import locked
-from finetune.run.manifest import Claim, Entry
+from finetune.run.manifest import Claim, Entry, claim
 
 __all__ = [
     "Claim",
@@ -17,6 +17,7 @@ __all__ = [
     "anew",
     "atomic",
     "checkpoint",
+    "claim",
     "create",
     "list_runs",
     "locked",

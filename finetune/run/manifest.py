@@ -37,6 +37,13 @@ class Claim(TypedDict):
     holds: bool
 
 
+def claim(
+    told: str, measured: float | int | str | bool, tolerance: float | None = None, *, holds: bool = True
+) -> Claim:
+    """Makes a claim; one that was held to its tolerance before, or has none, holds."""
+    return {"claim": told, "measured": measured, "tolerance": tolerance, "holds": holds}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One stage that finished."""

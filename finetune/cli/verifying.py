@@ -1,0 +1,44 @@
+"""`finetune verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from finetune import stopping
+from finetune.cli.looking import figure
+from finetune.cli.merging import Bar
+from finetune.cli.quiet import quiet_libraries
+from finetune.errors import ProofFailed
+
+
+def verify(
+    path: Path = typer.Argument(help="A run, a model's folder, an adapter's folder, a GGUF or a folder of them."),
+    base: Path | None = typer.Option(
+        None, "--base", metavar="FOLDER", help="The base. Default: that of the run around."
+    ),
+    quiet: bool = typer.Option(False, "--quiet", help="No progress."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Compare what lies in a folder with what it should be."""
+    with stopping.heard() as stop:
+        stop.idle = f"finetune verify {path}"  # nothing is written
+        quiet_libraries()
+        from finetune.export.converter import kept
+        from finetune.verify import verify as verify_path
+
+        bar = Bar(quiet)
+        found = []
+        for claim in verify_path(path, base, kept(), bar.show):
+            found.append(claim)
+            if not as_json:
+                print(
+                    f"{'ok  ' if claim['holds'] else 'FAIL'} {claim['claim']}: {figure(claim['measured'])}", flush=True
+                )
+    if as_json:
+        print(json.dumps(found, indent=2))
+    if wrong := [claim for claim in found if not claim["holds"]]:
+        what = f"{len(wrong)} of {len(found)} claims do not hold"
+        raise ProofFailed(what, where=str(path), why=wrong[0]["claim"])

@@ -71,7 +71,7 @@ def _rows(plan: Plan, counts: Counts) -> Iterator[tuple[str, str]]:
         )
         yield "", "by the card's limits, not measured; loading and held-out rows are not counted"
     yield "host memory", f"{size(plan.host_bytes).strip()}: " + _largest(plan.host_parts)
-    yield "disk", _disk(plan.disk_bytes)
+    yield "disk", _disk(plan.disk_bytes, plan.merge_bytes)
 
 
 def _processes(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -112,13 +112,13 @@ def _largest(parts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {size(part).strip()}" for name, part in parts.items() if part > GIB / 10)
 
 
-def _disk(disk: Mapping[str, int]) -> str:
+def _disk(disk: Mapping[str, int], merging: int) -> str:
     run = sum(disk.get(stage, 0) for stage in ("checkpoints", "adapter", "weights"))
     told = f"base {size(disk['base']).strip()}, run {size(run).strip()}"
     if "cache" in disk:
         told += f", with --cache {size(disk['cache']).strip()} more"
     if "merged" in disk:
-        told += f"; merged it would be {size(disk['merged']).strip()}"
+        told += f"; merged it would be {size(disk['merged']).strip()} (in {size(merging).strip()} of memory)"
     return told + f", as GGUF {size(disk['gguf q4_k_m']).strip()} (Q4_K_M)"
 
 

@@ -131,6 +131,8 @@ class Plan:
     why: str
     """Why these choices."""
     notes: tuple[str, ...]
+    merge_bytes: int = 0
+    """Of the host's memory, that merging the adapter will take; 0 where there is none."""
     cards: tuple[str, ...] = ()
     """If it does not fit: the smallest cards on which it does, as words for --gpu."""
     proposals: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from finetune.plan.candidates import Candidate, Room, examples_in_a_step, work_o
 from finetune.plan.deciding import expert_rank, job_of, room_of, targets
 from finetune.plan.disk import disk_bytes
 from finetune.plan.explaining import reason, verdict
+from finetune.plan.merging import merge_bytes
 from finetune.plan.record import Alternative, Plan
 from finetune.plan.sharing import best_by_way, why_shared
 from finetune.recipe import Recipe, is_folder
@@ -67,6 +68,7 @@ def write(
         host_bytes=needed.host_bytes,
         host_parts=needed.host_parts,
         disk_bytes=disk_bytes(recipe, shape, job, choices),
+        merge_bytes=0 if job.full else merge_bytes(shape, job.widths),
         length=job.length,
         **_time(recipe, job, hardware, counts, chosen),
         examples=counts.examples,

@@ -247,6 +247,16 @@ def test_the_disk_of_every_stage_is_counted(tmp_path: Path) -> None:
     assert ("adapter" in full, "merged" in full, full["weights"]) == (False, False, 4 * 26_895_998_464)
 
 
+def test_merging_takes_less_than_a_gigabyte_of_memory_whatever_the_base(tmp_path: Path) -> None:
+    dense = planned(tmp_path).merge_bytes
+    mixture = planned(tmp_path, f"base={MIXTURE}").merge_bytes
+    # its routers are held in float32, and twice four experts of three matrices
+    held = 4 * 40 * 256 * 2048 + 4 * 2 * 4 * 3 * 512 * 2048
+    assert dense < mixture < 10**9
+    assert 0 < mixture - 650_000_000 - held < 100_000_000
+    assert planned(tmp_path, "method=full").merge_bytes == 0
+
+
 # what is decided
 
 

@@ -5,7 +5,8 @@
 The bases have the widths of the 27B and of the 35B-A3B, written under .cache/ and removed again; their adapters, over
 all linear layers and all routed experts, are drawn by chance. "Cold" begins after the base's files were dropped from
 the page cache. Writing is compared with copying, hashing and flushing the same bytes; the proof is timed
-apart. Both take turns, and of each the fastest counts. Memory is the whole process's peak, with all that it imports, beside what the plan says.
+apart. Both take turns, and of each the fastest counts. Memory is the whole process's peak, imports included, beside
+what the plan says of it.
 """
 
 from __future__ import annotations
@@ -71,9 +72,8 @@ def main() -> int:
     (ROOT / ".cache").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache", prefix="merge-") as folder:
         if not wanted.skip_large:
-            print(
-                f"{'':<34}{'GB':>6}{'cp':>7}{'sha256':>8}{'sync':>7}{'merge':>8}{'times':>7}{'proof':>8}{'RSS, MB':>9}{'planned':>9}"
-            )
+            words = "".join(f"{word:>9}" for word in ("merge", "times", "proof", "RSS, MB", "planned"))
+            print(f"{'':<34}{'GB':>6}{'cp':>7}{'sha256':>8}{'sync':>7}{words}")
             for kind, moe in (("27B's widths", False), ("35B-A3B's widths", True)):
                 wrong += measure(Path(folder) / kind[:3], kind, moe, wanted.layers)
         wrong += strike(Path(folder) / "pico", wanted.kills, random.Random(wanted.seed))
@@ -103,7 +103,7 @@ def measure(folder: Path, kind: str, moe: bool, num_layers: int) -> Iterator[str
         planned = read_plan(run.plan).merge_bytes
         print(
             f"{f'{kind}, {told}':<34}{size:>6.2f}{seconds[0]:>7.1f}{seconds[1]:>8.1f}{seconds[2]:>7.1f}"
-            f"{figures['writing']:>8.1f}{times:>7.2f}{figures['proof']:>8.1f}{mega:>9,.0f}"
+            f"{figures['writing']:>9.1f}{times:>9.2f}{figures['proof']:>9.1f}{mega:>9,.0f}"
             f"{planned / 1e6:>9,.0f}",
             flush=True,
         )

@@ -53,7 +53,7 @@ def write(
         dtype="bfloat16" if job.cuda else "float32",
         quantisation="nf4 with double quantisation" if job.nf4 else None,
         unquantised=UNQUANTISED if job.nf4 else (),
-        **_adapters(recipe, shape),
+        **_adapters(recipe, shape, job),
         trainable_parameters=job.num_trained,
         total_parameters=shape.num_text_parameters,
         choices=choices,
@@ -68,7 +68,6 @@ def write(
         host_bytes=needed.host_bytes,
         host_parts=needed.host_parts,
         disk_bytes=disk_bytes(recipe, shape, job, choices),
-        merge_bytes=0 if job.full else merge_bytes(shape, job.widths),
         length=job.length,
         **_time(recipe, job, hardware, counts, chosen),
         examples=counts.examples,
@@ -132,8 +131,8 @@ def _whole_steps(recipe: Recipe, counts: Counts) -> float:
     return recipe.train.max_steps or recipe.train.epochs * counts.examples / examples_in_a_step(recipe, counts)
 
 
-def _adapters(recipe: Recipe, shape: ModelShape) -> dict[str, Any]:
-    """Says what gets an adapter, and of which rank and scale; experts' have the scale of all others."""
+def _adapters(recipe: Recipe, shape: ModelShape, job: Job) -> dict[str, Any]:
+    """Says what gets an adapter, of which rank and scale, and what merging takes; experts' have the scale of others."""
     lora, share = recipe.lora, expert_rank(recipe, shape) / recipe.lora.rank
     alpha = lora.alpha or 2.0 * lora.rank
     families = () if recipe.method == "full" else lora.targets
@@ -146,6 +145,7 @@ def _adapters(recipe: Recipe, shape: ModelShape) -> dict[str, Any]:
         "expert_rank": expert_rank(recipe, shape),
         "num_routers": len(shape.routers) if recipe.lora.router and recipe.method != "full" else 0,
         "expert_alpha": alpha * (math.sqrt(share) if lora.rslora else share),
+        "merge_bytes": 0 if job.full else merge_bytes(shape, job.widths),
     }
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from finetune import __version__
-from finetune.cli import doctoring, exporting, launching, looking, merging, planning, starting, training
+from finetune.cli import chatting, doctoring, exporting, launching, looking, merging, planning, starting, training
 from finetune.errors import DoesNotFit, FinetuneError, Interrupted, OutsideError, RunLocked, TrainingStopped
 from finetune.hardware import is_first_process
 
@@ -31,7 +31,7 @@ app.command("doctor")(doctoring.doctor)
 app.command("train")(training.train)
 app.command("runs")(looking.runs)
 app.command("show")(looking.show)
-app.command("chat")(training.chat)
+app.command("chat")(chatting.chat)
 app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
 app.add_typer(launching.app, name="launch")

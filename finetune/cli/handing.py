@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from finetune.cli.merging import Bar
 from finetune.errors import RecipeError
-from finetune.run import Run
+
+if TYPE_CHECKING:
+    from finetune.run import Run
 
 OLLAMA = typer.Option(
     None, "--ollama", metavar="NAME", help="Make a model of that name in Ollama, of the kind that is named first."
@@ -20,7 +22,7 @@ PUBLISHER = typer.Option(
     None, "--publisher", metavar="NAME", help="Under whom LM Studio lists them. Default: finetune."
 )
 
-HandOn = Callable[[Run, Path, tuple[str, ...], Bar], dict[str, Any]]
+HandOn = Callable[["Run", Path, tuple[str, ...], Bar], dict[str, Any]]
 
 
 def words(ollama: str | None, lmstudio: bool, publisher: str | None) -> list[str]:

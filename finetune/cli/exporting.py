@@ -35,9 +35,8 @@ def export(
     with stopping.heard() as stop:
         opened = open_run(run)
         words = ["finetune", "export", str(run), "--gguf", gguf, *(["--out", str(out)] if out else [])]
-        stop.idle = shlex.join(
-            [*words, *handing.words(ollama, lmstudio, publisher)]
-        )  # at no instant is anything lost by ending
+        words += handing.words(ollama, lmstudio, publisher)
+        stop.idle = shlex.join(words)  # at no instant is anything lost by ending
         quiet_libraries()
         from finetune.export import KINDS
         from finetune.export import export as export_run

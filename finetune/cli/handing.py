@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,8 @@ def prepare(ollama: str | None, lmstudio: bool, publisher: str | None) -> HandOn
             handed["lmstudio"] = studio.lay(run, list(files.values()), home, publisher)
             bar.say(f"LM Studio lists {publisher}/{run.name}; its preset {run.name} has the sampling and system prompt")
         if ollama is not None:
-            handed["ollama"] = server.create(run, files[kinds[0]], kinds[0], ollama, bar.say, bar.show)
+            first = kinds[0]
+            handed["ollama"] = server.create(run, files[first], first, ollama, bar.say, bar.show, _warn)
             if handed["ollama"]:
                 bar.say(f"ollama run {ollama}")
         else:
@@ -67,3 +69,8 @@ def prepare(ollama: str | None, lmstudio: bool, publisher: str | None) -> HandOn
         return handed
 
     return hand_on
+
+
+def _warn(line: str) -> None:
+    """Tells on stderr what --quiet does not silence: that what was asked for was not done."""
+    print(line, file=sys.stderr)

@@ -74,15 +74,15 @@ def find_home() -> Home:
     user = Path.home()
     pointer, old = user / POINTER, user / OLD_HOME
     folder = old if old.is_dir() else user / ".lmstudio"
-    if pointer.is_file():
-        folder = Path(pointer.read_text().strip())
+    if pointer.is_file() and (told := pointer.read_text().strip()):
+        folder = Path(told)
     if not folder.is_dir():
         why = "LM Studio makes this folder when it is started for the first time"
         fix = "start LM Studio once, or leave out --lmstudio"
         raise OutsideError("there is no LM Studio here", where=str(folder), why=why, fix=fix)
     settings = folder / "settings.json"
-    told = read_json(settings, "LM Studio's settings").get("downloadsFolder") if settings.is_file() else None
-    return Home(folder, Path(told) if isinstance(told, str) else folder / "models")
+    models = read_json(settings, "LM Studio's settings").get("downloadsFolder") if settings.is_file() else None
+    return Home(folder, Path(models) if isinstance(models, str) else folder / "models")
 
 
 def check_publisher(publisher: str) -> None:
@@ -114,9 +114,9 @@ def lay(run: Run, files: list[Path], home: Home, publisher: str) -> dict[str, An
     began, folder = time.monotonic(), home.models / publisher / run.name
     with locked(run):
         hashes = {file: sha256_made(run, file) for file in files}
-        with atomic.refusal_told(folder, "--publisher ANOTHER"):
+        with atomic.refusal_told(folder, f"ls -ld {shlex.quote(str(home.models))}   tells who may write"):
             folder.mkdir(parents=True, exist_ok=True)
-        how = {file.name: _laid(file, folder / file.name, hashes[file]) for file in files}
+            how = {file.name: _laid(file, folder / file.name, hashes[file]) for file in files}
         preset = home.presets / f"{run.name}.preset.json"
         _write_preset(preset, preset_text(run.name, served_as_trained(run)))
         entry = Entry(

@@ -65,7 +65,9 @@ def by_hand(name: str, folder: Path) -> str:
     return f"ollama create {name} -f {shlex.quote(str(folder / 'Modelfile'))}"
 
 
-def create(run: Run, file: Path, kind: str, name: str, say: Say, progress: Progress) -> dict[str, Any] | None:
+def create(
+    run: Run, file: Path, kind: str, name: str, say: Say, progress: Progress, warn: Say
+) -> dict[str, Any] | None:
     """Makes a model in the Ollama that OLLAMA_HOST names, proves it, and gives the stage's manifest entry.
 
     A file that lies there already is not sent again. A model of that name is replaced, as `ollama create` does.
@@ -75,11 +77,11 @@ def create(run: Run, file: Path, kind: str, name: str, say: Say, progress: Progr
         file: one of its GGUF files.
         kind: of the file.
         name: of the model.
-        say: takes a line for the user.
-        progress: is told how far the upload is.
+        say: takes a line for the user; `progress` is told how far the upload is.
+        warn: takes a line that nobody should miss.
 
     Returns:
-        Nothing where no server listens: that is said, with the commands to give later.
+        Nothing where no server listens: of that is warned, with the commands to give later.
 
     Raises:
         ArtifactError: the run is damaged.
@@ -90,9 +92,9 @@ def create(run: Run, file: Path, kind: str, name: str, say: Say, progress: Progr
     began, again = time.monotonic(), by_hand(name, file.parent)
     where = api.server(os.environ.get("OLLAMA_HOST", ""), f"{again}   # the files are made")
     if why := api.silence(where):
-        say(f"no Ollama answers at {where} ({why}); the files are made. Later:")
-        say("  ollama serve   # in a terminal of its own, unless it runs already")
-        say(f"  {again}")
+        warn(f"no Ollama answers at {where} ({why}); the files are made. Later:")
+        warn("  ollama serve   # in a terminal of its own, unless it runs already")
+        warn(f"  {again}")
         return None
     with locked(run):
         version, how, sha256 = api.version(where), served_as_trained(run), sha256_made(run, file)

@@ -61,17 +61,18 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ollama]:
         yield held
 
 
-def hand_to_ollama(run: Run, told: list[str] | None = None, shown: list[tuple[str, int, int]] | None = None) -> Any:
+def hand_to_ollama(
+    run: Run, told: Any = lambda line: None, shown: Any = lambda *how: None, warned: Any = lambda line: None
+) -> Any:
     file = gguf_file(run, run.path / "gguf", KINDS[0])
-    said, seen = ([] if told is None else told), ([] if shown is None else shown)
-    return ollama.create(run, file, KINDS[0], "legal:v1", said.append, lambda *progress: seen.append(progress))
+    return ollama.create(run, file, KINDS[0], "legal:v1", told, shown, warned)
 
 
 def test_a_model_is_made_of_a_streamed_file_and_read_back(run: Run, server: Ollama) -> None:
     server.template = template_as_trained(run)
     told: list[str] = []
     shown: list[tuple[str, int, int]] = []
-    entry = hand_to_ollama(run, told, shown)
+    entry = hand_to_ollama(run, told.append, lambda *how: shown.append(how))
     file = gguf_file(run, run.path / "gguf", KINDS[0])
     digest = f"sha256:{atomic.sha256(file)}"
     assert server.blobs == {digest: file.read_bytes()}
@@ -117,7 +118,7 @@ def test_a_file_that_lies_there_already_is_not_sent_again(run: Run, server: Olla
     hand_to_ollama(run)
     server.asked.clear()
     told: list[str] = []
-    hand_to_ollama(run, told)
+    hand_to_ollama(run, told.append)
     assert [word.split()[0] for word in server.asked] == ["HEAD", "POST", "POST"]
     assert told[0] == f"{run.name}-Q4_K_M.gguf lies in Ollama already"
 
@@ -173,9 +174,9 @@ def test_a_model_that_is_not_what_was_sent_is_found(run: Run, server: Ollama, to
 def test_where_nobody_listens_the_commands_are_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(Ollama()) as host:
         monkeypatch.setenv("OLLAMA_HOST", host)
-    told: list[str] = []
-    assert hand_to_ollama(run, told) is None
-    assert told == [
+    warned: list[str] = []
+    assert hand_to_ollama(run, warned=warned.append) is None
+    assert warned == [
         f"no Ollama answers at http://{host} (Connection refused); the files are made. Later:",
         "  ollama serve   # in a terminal of its own, unless it runs already",
         f"  ollama create legal:v1 -f {run.path}/gguf/Modelfile",

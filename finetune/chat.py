@@ -1,49 +1,29 @@
-"""`finetune chat`: talk to what was trained, beside its base if asked."""
+"""`finetune chat`: talk to what was trained, beside its base if asked; to a run, or to a GGUF file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune.errors import RecipeError
-from finetune.generate import Tuned, answer, open_tuned
-from finetune.run import Run
 
 Write = Callable[[str], None]
 
+Voices = Mapping[str, Callable[[Sequence[dict[str, Any]], Write], str]]
+"""Who answers -> asks for the next turn of a conversation, showing the text as it comes. The last one is the tuned."""
 
-def once(
-    run: Run,
-    prompt: str,
-    write: Write,
-    *,
-    base: bool,
-    temperature: float | None,
-    max_tokens: int,
-    cache: Path | None = None,
-) -> dict[str, str]:
+
+def once(voices: Voices, prompt: str, write: Write) -> dict[str, str]:
     """Asks one question; returns the answers by who gave them."""
-    tuned = open_tuned(run, cache)
-    return _both(tuned, [{"role": "user", "content": prompt}], write, base, temperature, max_tokens)
+    return _all(voices, [{"role": "user", "content": prompt}], write)
 
 
-def converse(
-    run: Run,
-    read: Callable[[], str],
-    write: Write,
-    *,
-    base: bool,
-    temperature: float | None,
-    max_tokens: int,
-    cache: Path | None = None,
-) -> None:
+def converse(voices: Voices, read: Callable[[], str], write: Write) -> None:
     """Talks until the input ends; the tuned model's answers carry the conversation on.
 
     Raises:
         RecipeError: what was said is not UTF-8.
     """
-    tuned = open_tuned(run, cache)
     messages: list[dict[str, Any]] = []
     while True:
         try:
@@ -57,27 +37,16 @@ def converse(
         if not said:
             continue
         messages.append({"role": "user", "content": said})
-        answers = _both(tuned, messages, write, base, temperature, max_tokens)
-        messages.append(_as_message(answers["tuned"]))
+        *_, tuned = _all(voices, messages, write).values()
+        messages.append(_as_message(tuned))
 
 
-def _both(
-    tuned: Tuned, messages: list[dict[str, Any]], write: Write, base: bool, temperature: float | None, max_tokens: int
-) -> dict[str, str]:
-    if base and not tuned.adapter:
-        raise RecipeError("method full has no base beside it", why="every weight was trained", fix="leave out --base")
+def _all(voices: Voices, messages: list[dict[str, Any]], write: Write) -> dict[str, str]:
     answers = {}
-    for who in ("base", "tuned") if base else ("tuned",):
-        if base:
+    for who, ask in voices.items():
+        if len(voices) > 1:
             write(f"[{who}]\n")
-        answers[who] = answer(
-            tuned,
-            messages,
-            as_base=who == "base",
-            temperature=temperature,
-            max_new_tokens=max_tokens,
-            show=write,
-        )
+        answers[who] = ask(messages, write)
         write("\n")
     return answers
 

@@ -14,7 +14,7 @@ from transformers.generation import BaseStreamer
 from finetune.data import Renderer
 from finetune.data.template import read_template
 from finetune.data.vocabulary import read_vocabulary
-from finetune.errors import ArtifactError
+from finetune.errors import ArtifactError, RecipeError
 from finetune.hardware import detect
 from finetune.hub import fetch
 from finetune.model import base_alone, compute_device, load_adapter, load_base
@@ -24,6 +24,9 @@ from finetune.run import Run, anew, atomic, manifest, resume
 from finetune.shape import fingerprint
 
 ENDS = ("<|im_end|>", "<|endoftext|>")
+
+Ask = Callable[[Sequence[dict[str, Any]], Callable[[str], None]], str]
+"""Asks for the next turn of a conversation, showing the text as it comes."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,34 @@ def answer(
         )
     told = [i for i in out[0, len(ids) :].tolist() if i not in tuned.ends]
     return tuned.renderer.vocabulary.decode(told)
+
+
+def voices(
+    run: Run, *, base: bool, temperature: float | None, max_new_tokens: int, cache: Path | None = None
+) -> dict[str, Ask]:
+    """Opens a run to be talked to: who answers -> asks for the next turn of a conversation.
+
+    Args:
+        run: the run.
+        base: whether the base answers too, first.
+        temperature: as `answer` takes it.
+        max_new_tokens: the most tokens of an answer.
+        cache: as `open_tuned` takes it.
+
+    Raises:
+        ArtifactError: as `open_tuned` does.
+        RecipeError: there is no base beside the tuned model.
+    """
+    tuned = open_tuned(run, cache)
+    if base and not tuned.adapter:
+        raise RecipeError("method full has no base beside it", why="every weight was trained", fix="leave out --base")
+
+    def of(as_base: bool) -> Ask:
+        return lambda messages, show: answer(
+            tuned, messages, as_base=as_base, temperature=temperature, max_new_tokens=max_new_tokens, show=show
+        )
+
+    return {who: of(who == "base") for who in (("base", "tuned") if base else ("tuned",))}
 
 
 class _Shown(BaseStreamer):

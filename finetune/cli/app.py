@@ -13,6 +13,7 @@ import typer
 from finetune import __version__
 from finetune.cli import (
     accounting,
+    chatting,
     doctoring,
     exporting,
     launching,
@@ -42,7 +43,7 @@ app.command("doctor")(doctoring.doctor)
 app.command("train")(training.train)
 app.command("runs")(looking.runs)
 app.command("show")(looking.show)
-app.command("chat")(training.chat)
+app.command("chat")(chatting.chat)
 app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)

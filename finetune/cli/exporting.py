@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from finetune import stopping
+from finetune.cli import handing
 from finetune.cli.merging import Bar
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
@@ -21,6 +22,9 @@ def export(
     converter: Path | None = typer.Option(
         None, "--converter", metavar="FOLDER", help="A checkout of llama.cpp, instead of the pinned converter."
     ),
+    ollama: str | None = handing.OLLAMA,
+    lmstudio: bool = handing.LMSTUDIO,
+    publisher: str | None = handing.PUBLISHER,
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the folder."),
 ) -> None:
@@ -30,6 +34,7 @@ def export(
     with stopping.heard() as stop:
         opened = open_run(run)
         words = ["finetune", "export", str(run), "--gguf", gguf, *(["--out", str(out)] if out else [])]
+        words += handing.words(ollama, lmstudio, publisher)
         stop.idle = shlex.join(words)  # at no instant is anything lost by ending
         quiet_libraries()
         from finetune.export import KINDS
@@ -37,11 +42,12 @@ def export(
         from finetune.export.converter import kept
 
         kinds = _kinds(gguf, KINDS)
+        hand_on = handing.prepare(ollama, lmstudio, publisher)
         bar = Bar(quiet)
         entry = export_run(opened, kinds, out, converter, kept(), bar.say, bar.show)
-    folder = out or opened.path / "gguf"
-    bar.say(f"ollama create {opened.name} -f {folder / 'Modelfile'}   # serves {kinds[0]}")
-    print(json.dumps({"folder": str(folder), **entry}) if as_json else folder)
+        folder = out or opened.path / "gguf"
+        handed = hand_on(opened, folder, kinds, bar)
+    print(json.dumps({"folder": str(folder), **entry, **handed}) if as_json else folder)
 
 
 def _kinds(told: str, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,10 +1,8 @@
-"""`finetune train` and `finetune chat`."""
+"""`finetune train`."""
 
 from __future__ import annotations
 
 import json
-import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,58 +64,6 @@ def train(
         progress.say(_summary(entry))
     if is_first_process():
         print(json.dumps({"run": str(run.path), **entry}) if as_json else run.path)
-
-
-def chat(
-    run: Path = typer.Argument(help="The run folder."),
-    prompt: str | None = typer.Option(None, "--prompt", help="Ask once; without it, talk."),
-    base: bool = typer.Option(False, "--base", help="Let the base answer beside it."),
-    temperature: float | None = typer.Option(None, "--temperature", min=0, help="0 takes the likeliest token."),
-    max_tokens: int = typer.Option(1024, "--max-tokens", min=1, max=1_000_000, help="The most tokens of an answer."),
-    cache: Path | None = CACHE,
-) -> None:
-    """Talk to what was trained, asked exactly as in training."""
-    from finetune.run import open_run
-
-    temperature = _usable(temperature)
-    if prompt is not None:
-        _check_prompt(prompt)
-    opened = open_run(run)
-    quiet_libraries()
-    from finetune import chat as talk
-
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    asked: dict[str, Any] = {"base": base, "temperature": temperature, "max_tokens": max_tokens, "cache": cache}
-    if prompt is not None:
-        talk.once(opened, prompt, write, **asked)
-    else:
-        print("Ctrl-D ends the conversation.", file=sys.stderr)
-        talk.converse(opened, lambda: input("> "), write, **asked)
-
-
-def _check_prompt(prompt: str) -> None:
-    fix = '--prompt "What does clause 4 say?"'
-    if not prompt.strip():
-        raise RecipeError("the prompt is empty", where="--prompt", fix=fix)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # a byte that is not UTF-8 comes from the shell as a lone surrogate
-        raise RecipeError("the prompt is not UTF-8", where="--prompt", why=error.reason, fix=fix) from error
-
-
-def _usable(temperature: float | None) -> float | None:
-    """Takes a temperature by which logits can be divided; below 1e-4 they would overflow, and it means 0."""
-    if temperature is None or temperature < 1e-4:
-        return temperature and 0.0
-    if not (math.isfinite(temperature) and temperature <= 100):
-        why = "it is a number from 0 to 100"
-        raise RecipeError(
-            f"the temperature cannot be {temperature}", where="--temperature", why=why, fix="--temperature 1"
-        )
-    return temperature
 
 
 def _one_of(recipe: Path | None, resume: Path | None, overrides: list[str]) -> None:

@@ -10,6 +10,9 @@ Source: llama.cpp, common/chat.cpp (enable_thinking is always defined); Ollama 0
 
 from __future__ import annotations
 
+from finetune.data.template import read_template
+from finetune.run import Run, manifest
+
 
 def as_trained(template: str, *, thinking: bool, preserve_thinking: bool) -> str:
     """Sets in a template what the serving of a run depends on.
@@ -23,3 +26,17 @@ def as_trained(template: str, *, thinking: bool, preserve_thinking: bool) -> str
     if not thinking:
         told["enable_thinking"] = "false"
     return "".join(f"{{%- set {name} = {value} %}}\n" for name, value in told.items()) + template
+
+
+def template_as_trained(run: Run) -> str:
+    """Gives the template that a merged run is served with.
+
+    Raises:
+        ArtifactError: the run's manifest or its template is damaged.
+    """
+    learnt = manifest.read_begun(run.manifest)["serving"]
+    return as_trained(
+        read_template(run.merged).source,
+        thinking=learnt["thinking"],
+        preserve_thinking=learnt["preserve_thinking"],
+    )

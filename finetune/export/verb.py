@@ -17,21 +17,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune import __version__, host
-from finetune.data.rendering import TURN_END
-from finetune.data.template import read_template
 from finetune.errors import DoesNotFit, ProofFailed
 from finetune.export import answers, engine
 from finetune.export.converter import Converter, digest, find
-from finetune.export.modelfile import modelfile
+from finetune.export.made import gguf_file
+from finetune.export.modelfile import modelfile, served_as_trained
 from finetune.export.quantising import CONVERTED, FTYPES, Quantiser, find_quantiser, missing
 from finetune.export.readback import check_fields, same_weights
-from finetune.export.template import as_trained
+from finetune.export.template import template_as_trained
 from finetune.merge import merge
 from finetune.merge.prompts import Prompts, read_prompts
 from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.run import Claim, Entry, Run, atomic, locked, manifest
-from finetune.shards import read_json, shards
+from finetune.shards import shards
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -71,7 +70,7 @@ class Order:
         return self.run.merged
 
     def file(self, kind: str) -> Path:
-        return self.out / f"{self.run.name}-{kind.upper()}.gguf"
+        return gguf_file(self.run, self.out, kind)
 
 
 def export(
@@ -116,12 +115,11 @@ def export(
             _check_room(order)
             for left in order.out.glob(f".making-{run.name}-*"):  # by a kill
                 shutil.rmtree(left)
-            served = manifest.read_begun(run.manifest)["serving"]
-            learnt = {key: served[key] for key in ("thinking", "preserve_thinking")}
-            template = as_trained(read_template(run.merged).source, **learnt)
+            template = template_as_trained(run)
             with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
                 claims = _make(order, template, Path(making), quantiser, say)
-            _write_modelfile(order, recipe.data.max_length, served["system"])
+            text = modelfile(order.file(kinds[0]).name, served_as_trained(run))
+            atomic.write_text(order.out / "Modelfile", text)
         manifest.add(run.manifest, entry := _entry(order, claims, began))
     return vars(entry)
 
@@ -203,20 +201,6 @@ def _keep(made: Path, file: Path) -> None:
     atomic.fsync(made)
     os.replace(made, file)
     atomic.fsync(file.parent)
-
-
-def _write_modelfile(order: Order, context: int, system: str | None) -> None:
-    """Writes how Ollama serves the kind that was named first."""
-    generation, licence = order.merged / "generation_config.json", order.merged / "LICENSE"
-    text = modelfile(
-        order.file(order.kinds[0]).name,
-        sampling=read_json(generation, "the base's sampling") if generation.is_file() else {},
-        stop=TURN_END,
-        context=context,
-        system=system,
-        licence=licence.read_text() if licence.is_file() else "",
-    )
-    atomic.write_text(order.out / "Modelfile", text)
 
 
 def _entry(order: Order, claims: list[Claim], began: float) -> Entry:

@@ -11,27 +11,14 @@ from finetune.errors import ArtifactError
 from finetune.generate import Tuned, answer, open_tuned
 from finetune.model import load_base
 from finetune.plan import read_plan
-from finetune.recipe import load
 from finetune.run import Run
 from finetune.stopping import Stop
-from finetune.train import begin, train
+from finetune.train import train
 
 
 @pytest.fixture(scope="module")
-def run(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("tuned")
-    rows = [json.dumps({"prompt": f"colour {i}?", "completion": "blue"}) for i in range(24)]
-    (folder / "rows.jsonl").write_text("\n".join(rows))
-    (folder / "blue.yaml").write_text(f"base: {pico_base}\nsystem: Be brief.\ndata: {{train: rows.jsonl}}\n")
-    words = ["method=lora", "train.max_steps=40", "train.batch_size=8", "train.learning_rate=1e-2"]
-    run, dataset = begin(load(folder / "blue.yaml", words), folder / "runs", Stop(), lambda line: None)
-    train(run, Stop(), lambda line: None, lambda record: None, dataset)
-    return run
-
-
-@pytest.fixture(scope="module")
-def tuned(run: Run) -> Tuned:
-    return open_tuned(run)
+def tuned(blue_run: Run) -> Tuned:
+    return open_tuned(blue_run)
 
 
 def test_the_tuned_model_answers_as_it_was_taught_and_the_base_does_not(tuned: Tuned) -> None:
@@ -59,10 +46,10 @@ def test_sampling_is_repeatable_by_its_seed(tuned: Tuned) -> None:
 
 
 @pytest.mark.parametrize("changed", ["the run's plan", "the base's chat template", "the base"])
-def test_what_was_not_trained_with_is_not_asked(pico_base: Path, run: Run, tmp_path: Path, changed: str) -> None:
+def test_what_was_not_trained_with_is_not_asked(pico_base: Path, blue_run: Run, tmp_path: Path, changed: str) -> None:
     shutil.copytree(pico_base, tmp_path / "base")
-    copy = Run(tmp_path / "runs" / run.name)
-    shutil.copytree(run.path, copy.path)
+    copy = Run(tmp_path / "runs" / blue_run.name)
+    shutil.copytree(blue_run.path, copy.path)
     copy.recipe.write_text(re.sub(r"(?m)^base: .*$", f"base: {tmp_path / 'base'}", copy.recipe.read_text()))
     open_tuned(copy)
     file = {
@@ -75,9 +62,9 @@ def test_what_was_not_trained_with_is_not_asked(pico_base: Path, run: Run, tmp_p
         open_tuned(copy)
 
 
-def test_a_finished_run_whose_adapter_changed_is_not_called_proven(run: Run, tmp_path: Path) -> None:
-    copy = Run(tmp_path / run.name)
-    shutil.copytree(run.path, copy.path)
+def test_a_finished_run_whose_adapter_changed_is_not_called_proven(blue_run: Run, tmp_path: Path) -> None:
+    copy = Run(tmp_path / blue_run.name)
+    shutil.copytree(blue_run.path, copy.path)
     weights = copy.adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match="not the one that was proven"):
@@ -88,15 +75,15 @@ def test_a_finished_run_whose_adapter_changed_is_not_called_proven(run: Run, tmp
 
 
 def test_what_only_transformers_knows_to_be_damaged_is_an_error_of_ours(
-    pico_base: Path, run: Run, tmp_path: Path
+    pico_base: Path, blue_run: Run, tmp_path: Path
 ) -> None:
     base = tmp_path / "base"
     shutil.copytree(pico_base, base)
     (base / "generation_config.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"the base's generation_config\.json cannot be used"):
-        load_base(base, read_plan(run.plan))
+        load_base(base, read_plan(blue_run.plan))
     config = json.loads((base / "config.json").read_text())
     config["text_config"]["use_cache"] = "yes"
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(ArtifactError, match=r"the base's config\.json cannot be used"):
-        load_base(base, read_plan(run.plan))
+        load_base(base, read_plan(blue_run.plan))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune.cli.training import _usable
+from finetune.cli.chatting import _usable
 from finetune.errors import RecipeError
 from finetune.run import Run, create, manifest
 

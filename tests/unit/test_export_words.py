@@ -7,8 +7,10 @@ import pytest
 from test_data_prepare import qwen_template
 
 from finetune.data.template import Template
-from finetune.errors import OutsideError
-from finetune.export.modelfile import modelfile
+from finetune.errors import OutsideError, RecipeError
+from finetune.export.modelfile import modelfile, served
+from finetune.export.ollama import check_name, parameters
+from finetune.export.ollama_api import server
 from finetune.export.quantising import find_quantiser, missing
 from finetune.export.template import as_trained
 
@@ -46,15 +48,14 @@ def test_a_model_tuned_with_reasoning_is_asked_as_the_base_is(asked: list, wish:
 
 
 def test_a_modelfile_says_every_parameter_and_no_template() -> None:
-    text = modelfile(
-        "legal-0001-Q4_K_M.gguf",
+    how = served(
         sampling={"temperature": 0.7, "top_p": 0.8, "top_k": 20, "do_sample": True, "min_p": None},
         stop="<|im_end|>",
         context=16_384,
         system='Answer as """counsel""".',
         licence="Apache License\nVersion 2.0",
     )
-    assert text == (
+    assert modelfile("legal-0001-Q4_K_M.gguf", how) == (
         "FROM ./legal-0001-Q4_K_M.gguf\n"
         "PARAMETER num_ctx 16384\n"
         "PARAMETER temperature 0.7\n"
@@ -68,8 +69,8 @@ def test_a_modelfile_says_every_parameter_and_no_template() -> None:
 
 
 def test_short_examples_leave_a_conversation_room() -> None:
-    text = modelfile("x.gguf", sampling={}, stop="<|im_end|>", context=512, system=None, licence="")
-    assert text.splitlines() == [
+    how = served(sampling={}, stop="<|im_end|>", context=512, system=None, licence="")
+    assert modelfile("x.gguf", how).splitlines() == [
         "FROM ./x.gguf",
         "PARAMETER num_ctx 8192",
         'PARAMETER stop "<|im_end|>"',
@@ -97,3 +98,70 @@ def test_where_no_quantiser_is_the_way_to_one_is_named() -> None:
     (problem,) = missing(["q4_k_m"]).problems
     assert problem.what == "nothing here can make q4_k_m"
     assert problem.fix.startswith("pip install llama-cpp-python")
+
+
+@pytest.mark.parametrize(
+    ("told", "address"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("1.2.3.4", "http://1.2.3.4:11434"),
+        ("1.2.3.4:1234", "http://1.2.3.4:1234"),
+        (":1234", "http://127.0.0.1:1234"),
+        ("example.com", "http://example.com:11434"),
+        ("example.com:1234", "http://example.com:1234"),
+        ("http://1.2.3.4", "http://1.2.3.4:80"),
+        ("https://1.2.3.4", "https://1.2.3.4:443"),
+        ("https://1.2.3.4:1234", "https://1.2.3.4:1234"),
+        ("example.com/ollama/", "http://example.com:11434/ollama"),
+        ("https://example.com/ollama", "https://example.com:443/ollama"),
+        ("example.com:", "http://example.com:11434"),
+        ("1.2.3.4:66000", "http://1.2.3.4:11434"),
+        ("1.2.3.4:-1", "http://1.2.3.4:11434"),
+        ("::1", "http://[::1]:11434"),
+        ("[::1]", "http://[::1]:11434"),
+        ("[::1]:1337", "http://[::1]:1337"),
+        ("0.0.0.0:1337", "http://127.0.0.1:1337"),
+        ("[::]:1337", "http://[::1]:1337"),
+        ("'1.2.3.4'", "http://1.2.3.4:11434"),
+        (' " 1.2.3.4 " ', "http://1.2.3.4:11434"),
+    ],
+)
+def test_ollama_is_looked_for_where_its_own_rules_put_it(told: str, address: str) -> None:
+    assert str(server(told)) == address
+
+
+@pytest.mark.parametrize(
+    "name", ["legal", "legal:v1", "me/legal", "example.com:5000/me/legal:v1.2", "_x", "Legal-0001", "x" * 80, "cloud"]
+)
+def test_names_that_ollama_takes_pass(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "fix"),
+    [
+        ("", "its model ''", "mine"),
+        ("my legal", "its model 'my legal'", "my-legal"),
+        ("-legal", "its model '-legal'", "legal"),
+        ("Kündigung", "its model", "k-ndigung"),
+        ("x" * 81, "its model", "x" * 80),
+        ("legal:", "its tag ''", "legal"),
+        ("legal:v 1", "its tag 'v 1'", "legal"),
+        ("a.b/legal", "its namespace 'a.b'", "a.b-legal"),
+        ("/legal", "its namespace ''", "legal"),
+        ("a/b/c/legal", "its host 'a/b'", "a-b-c-legal"),
+        ("legal:cloud", "elsewhere", "legal"),
+        ("legal:7b-Cloud", "elsewhere", "legal"),
+    ],
+)
+def test_names_that_ollama_refuses_are_refused_before_anything_is_made(name: str, why: str, fix: str) -> None:
+    with pytest.raises(RecipeError, match="Ollama takes no such name") as told:
+        check_name(name)
+    (problem,) = told.value.problems
+    assert why in problem.why
+    assert problem.fix == f"--ollama {fix}"
+
+
+def test_parameters_are_read_as_go_writes_them() -> None:
+    text = 'num_ctx                        1.048576e+06\nstop    "<|im_end|>"\nstop    "\\n"\ntemperature 0.7'
+    assert parameters(text) == {"num_ctx": [1_048_576.0], "stop": ["<|im_end|>", "\n"], "temperature": [0.7]}

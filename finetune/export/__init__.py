@@ -1,5 +1,7 @@
-"""Floor 5: a run's model as one GGUF file, for llama.cpp, LM Studio and Ollama."""
+"""Floor 5: a run's model as one GGUF file, for llama.cpp, LM Studio and Ollama; and what stands beside one."""
 
-from finetune.export.verb import KINDS, export
+from finetune.export.beside import export_beside
+from finetune.export.projector import projector_name
+from finetune.export.verb import DEFAULT, KINDS, export
 
-__all__ = ["KINDS", "export"]
+__all__ = ["DEFAULT", "KINDS", "export", "export_beside", "projector_name"]

@@ -12,6 +12,7 @@ import numpy
 import torch
 
 from finetune.errors import ProofFailed
+from finetune.merge.changes import Adapter
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import model_on_disk, states
 from finetune.merge.weights import Weights
@@ -23,8 +24,9 @@ PIECE = 4096
 EVALUATE = """
 import json, sys, numpy
 from llama_cpp import Llama
-file, ids, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-model = Llama(file, n_ctx=len(ids), n_batch=len(ids), logits_all=True, verbose=False)
+file, ids, out, *lora = sys.argv[1], json.loads(sys.argv[2]), *sys.argv[3:]
+beside = {"lora_path": lora[0]} if lora else {}
+model = Llama(file, n_ctx=len(ids), n_batch=len(ids), logits_all=True, verbose=False, **beside)
 model.eval(ids)
 numpy.save(out, numpy.asarray(model.scores[: len(ids)], dtype=numpy.float32))
 """
@@ -35,13 +37,19 @@ def can_answer() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
-def logits(file: Path, ids: list[int], out: Path) -> Path:
+def logits(file: Path, ids: list[int], out: Path, lora: Path | None = None) -> Path:
     """Lets llama.cpp compute the logits after each token into a .npy file, (tokens, vocabulary) float32.
+
+    Args:
+        file: the GGUF of a model.
+        ids: the tokens.
+        out: the file to write.
+        lora: the GGUF of an adapter beside it.
 
     Raises:
         ProofFailed: it cannot load the file.
     """
-    command = [sys.executable, "-c", EVALUATE, str(file), json.dumps(ids), str(out)]
+    command = [sys.executable, "-c", EVALUATE, str(file), json.dumps(ids), str(out), *([str(lora)] if lora else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -49,17 +57,20 @@ def logits(file: Path, ids: list[int], out: Path) -> Path:
     return out
 
 
-def apart_from_folder(folder: Path, plan: Plan, ids: list[int], found: Path) -> Distance:
+def apart_from_folder(
+    folder: Path, plan: Plan, ids: list[int], found: Path, adapter: Adapter | None = None
+) -> Distance:
     """Compares logits with those of a folder of shards, computed in float32 as its matrices are read from disk.
 
     Args:
-        folder: the merged model.
+        folder: the merged model, or the base.
         plan: of the run.
         ids: after each of which the next token is compared.
         found: as `logits` wrote them.
+        adapter: that works beside the base.
     """
     weights, there = Weights(folder), numpy.load(found, mmap_mode="r")
-    hidden, comparison = states(model_on_disk(weights, plan, None), torch.tensor(ids)), Comparison(len(ids))
+    hidden, comparison = states(model_on_disk(weights, plan, adapter), torch.tensor(ids)), Comparison(len(ids))
     for first, rows in weights.rows(weights.head):
         last = min(first + len(rows), there.shape[1])
         comparison.take(first, hidden @ rows[: last - first].T, torch.from_numpy(there[:, first:last].copy()))

@@ -27,7 +27,14 @@ SAMPLING = {
 
 
 def modelfile(
-    gguf: str, *, sampling: Mapping[str, Any], stop: str, context: int, system: str | None, licence: str
+    gguf: str,
+    *,
+    sampling: Mapping[str, Any],
+    stop: str,
+    context: int,
+    system: str | None,
+    licence: str,
+    projector: str | None = None,
 ) -> str:
     """Writes a Modelfile.
 
@@ -38,8 +45,12 @@ def modelfile(
         context: tokens of the longest example of training.
         system: the prompt for conversations that have none.
         licence: its text; none is written if it is empty.
+        projector: name of the vision's file beside it.
     """
-    lines = [f"FROM ./{gguf}", f"PARAMETER num_ctx {max(LEAST_CONTEXT, context)}"]
+    lines = [
+        *(f"FROM ./{name}" for name in (gguf, projector) if name),
+        f"PARAMETER num_ctx {max(LEAST_CONTEXT, context)}",
+    ]
     lines += [f"PARAMETER {ours} {sampling[key]}" for key, ours in SAMPLING.items() if sampling.get(key) is not None]
     lines.append(f'PARAMETER stop "{stop}"')
     if system:

@@ -10,6 +10,11 @@ Source: llama.cpp, common/chat.cpp (enable_thinking is always defined); Ollama 0
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from finetune.data.template import read_template
+from finetune.run import Run, manifest
+
 
 def as_trained(template: str, *, thinking: bool, preserve_thinking: bool) -> str:
     """Sets in a template what the serving of a run depends on.
@@ -23,3 +28,14 @@ def as_trained(template: str, *, thinking: bool, preserve_thinking: bool) -> str
     if not thinking:
         told["enable_thinking"] = "false"
     return "".join(f"{{%- set {name} = {value} %}}\n" for name, value in told.items()) + template
+
+
+def served_template(run: Run, folder: Path) -> str:
+    """Reads the template of a folder, and sets in it what the run learnt.
+
+    Raises:
+        ArtifactError: the folder has no template, or the manifest is damaged.
+    """
+    served = manifest.read_begun(run.manifest)["serving"]
+    learnt = {key: served[key] for key in ("thinking", "preserve_thinking")}
+    return as_trained(read_template(folder).source, **learnt)

@@ -18,14 +18,13 @@ from typing import Any
 
 from finetune import __version__, host
 from finetune.data.rendering import TURN_END
-from finetune.data.template import read_template
 from finetune.errors import DoesNotFit, ProofFailed
 from finetune.export import answers
 from finetune.export.converter import Converter, digest, find
 from finetune.export.modelfile import modelfile
 from finetune.export.quantising import CONVERTED, FTYPES, Quantiser, find_quantiser, missing
 from finetune.export.readback import check_fields, same_weights
-from finetune.export.template import as_trained
+from finetune.export.template import served_template
 from finetune.merge import merge
 from finetune.merge.prompts import Prompts, read_prompts
 from finetune.plan import read_plan
@@ -82,6 +81,7 @@ def export(
     cache: Path,
     say: Say,
     progress: Progress,
+    projector: str | None = None,
 ) -> dict[str, Any]:
     """Makes GGUF files of a run's merged model, proves each, and gives the stage's manifest entry.
 
@@ -95,6 +95,7 @@ def export(
         cache: where a fetched converter is kept.
         say: takes a line for the user.
         progress: is told how far the merge is.
+        projector: name of the vision's file that lies in the folder, for the Modelfile.
 
     Raises:
         ArtifactError: run, adapter or base is not what it was.
@@ -116,12 +117,10 @@ def export(
             _check_room(order)
             for left in order.out.glob(f".making-{run.name}-*"):  # by a kill
                 shutil.rmtree(left)
-            served = manifest.read_begun(run.manifest)["serving"]
-            learnt = {key: served[key] for key in ("thinking", "preserve_thinking")}
-            template = as_trained(read_template(run.merged).source, **learnt)
+            template = served_template(run, run.merged)
             with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
                 claims = _make(order, template, Path(making), quantiser, say)
-            _write_modelfile(order, recipe.data.max_length, served["system"])
+            _write_modelfile(order, recipe.data.max_length, projector)
         manifest.add(run.manifest, entry := _entry(order, claims, began))
     return vars(entry)
 
@@ -205,7 +204,7 @@ def _keep(made: Path, file: Path) -> None:
     atomic.fsync(file.parent)
 
 
-def _write_modelfile(order: Order, context: int, system: str | None) -> None:
+def _write_modelfile(order: Order, context: int, projector: str | None) -> None:
     """Writes how Ollama serves the kind that was named first."""
     generation, licence = order.merged / "generation_config.json", order.merged / "LICENSE"
     text = modelfile(
@@ -213,8 +212,9 @@ def _write_modelfile(order: Order, context: int, system: str | None) -> None:
         sampling=read_json(generation, "the base's sampling") if generation.is_file() else {},
         stop=TURN_END,
         context=context,
-        system=system,
+        system=manifest.read_begun(order.run.manifest)["serving"]["system"],
         licence=licence.read_text() if licence.is_file() else "",
+        projector=projector,
     )
     atomic.write_text(order.out / "Modelfile", text)
 

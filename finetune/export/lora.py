@@ -107,7 +107,7 @@ def make(
     laid_out = _lay_out(order, making)
     converter.run("adapt", laid_out, order.base.folder, file)
     shutil.rmtree(laid_out)
-    claims, told = _check(file, order, converter), "every tensor is the adapter's"
+    claims, told = check(file, order, converter), "every tensor is the adapter's"
     if _compares(order):
         compared = _compare(file, order, converter, making)
         claims += compared
@@ -169,7 +169,7 @@ def pairs(order: Order) -> Iterator[tuple[str, Pair]]:
             yield name.removesuffix(".weight"), (change.a, change.b, change.scale)
 
 
-def _check(file: Path, order: Order, converter: Converter) -> list[Claim]:
+def check(file: Path, order: Order, converter: Converter) -> list[Claim]:
     """Reads the file back and compares all of it with the adapter.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -17,7 +18,14 @@ from finetune.errors import RecipeError
 
 def export(
     run: Path = typer.Argument(help="The run folder."),
-    gguf: str = typer.Option("q4_k_m,q8_0", "--gguf", metavar="KINDS", help="bf16, q8_0, q4_k_m, …, with commas."),
+    gguf: str | None = typer.Option(
+        None,
+        "--gguf",
+        metavar="KINDS",
+        help="bf16, q8_0, q4_k_m, …, with commas. Default: q4_k_m,q8_0, or none beside --adapter or --projector.",
+    ),
+    adapter: bool = typer.Option(False, "--adapter", help="The adapter as a GGUF LoRA, for any GGUF of its base."),
+    projector: bool = typer.Option(False, "--projector", help="The base's vision as a GGUF of its own (mmproj)."),
     out: Path | None = typer.Option(None, "--out", metavar="FOLDER", help="Where to write. Default: RUN/gguf."),
     converter: Path | None = typer.Option(
         None, "--converter", metavar="FOLDER", help="A checkout of llama.cpp, instead of the pinned converter."
@@ -33,21 +41,37 @@ def export(
 
     with stopping.heard() as stop:
         opened = open_run(run)
-        words = ["finetune", "export", str(run), "--gguf", gguf, *(["--out", str(out)] if out else [])]
+        parts = [part for part, wanted in (("adapter", adapter), ("projector", projector)) if wanted]
+        words = ["finetune", "export", str(run), *(["--gguf", gguf] if gguf is not None else [])]
+        words += [*(f"--{part}" for part in parts), *(["--out", str(out)] if out else [])]
         words += handing.words(ollama, lmstudio, publisher)
         stop.idle = shlex.join(words)  # at no instant is anything lost by ending
         quiet_libraries()
-        from finetune.export import KINDS
+        from finetune.export import DEFAULT, KINDS, export_beside, projector_name
         from finetune.export import export as export_run
         from finetune.export.converter import kept
 
-        kinds = _kinds(gguf, KINDS)
+        model_wanted = gguf is not None or ollama is not None or lmstudio or not parts
+        kinds = () if not model_wanted else DEFAULT if gguf is None else _kinds(gguf, KINDS)
         hand_on = handing.prepare(ollama, lmstudio, publisher)
         bar = Bar(quiet)
-        entry = export_run(opened, kinds, out, converter, kept(), bar.say, bar.show)
-        folder = out or opened.path / "gguf"
-        handed = hand_on(opened, folder, kinds, bar)
-    print(json.dumps({"folder": str(folder), **entry, **handed}) if as_json else folder)
+        entries = [export_beside(opened, parts, out, converter, kept(), bar.say)] if parts else []
+        folder, handed = out or opened.path / "gguf", {}
+        if kinds:
+            vision = projector_name(opened) if projector else None
+            entries.append(export_run(opened, kinds, out, converter, kept(), bar.say, bar.show, vision))
+            handed = hand_on(opened, folder, kinds, bar)
+    print(json.dumps({"folder": str(folder), **_together(entries), **handed}) if as_json else folder)
+
+
+def _together(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Gives what one or two stages proved as if it were one."""
+    whole = dict(entries[-1])
+    for key in ("inputs", "outputs"):
+        whole[key] = {name: value for entry in entries for name, value in entry[key].items()}
+    whole["claims"] = [claim for entry in entries for claim in entry["claims"]]
+    whole["seconds"] = sum(entry["seconds"] for entry in entries)
+    return whole
 
 
 def _kinds(told: str, known: tuple[str, ...]) -> tuple[str, ...]:

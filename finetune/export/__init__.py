@@ -1,7 +1,9 @@
-"""Floor 5: a run's model as one GGUF file, for llama.cpp, LM Studio and Ollama."""
+"""Floor 5: a run's model as one GGUF file, for llama.cpp, LM Studio and Ollama; and what stands beside one."""
 
 from finetune.export import lmstudio, ollama
+from finetune.export.beside import export_beside
 from finetune.export.made import gguf_file
-from finetune.export.verb import KINDS, export
+from finetune.export.projector import projector_name
+from finetune.export.verb import DEFAULT, KINDS, export
 
-__all__ = ["KINDS", "export", "gguf_file", "lmstudio", "ollama"]
+__all__ = ["DEFAULT", "KINDS", "export", "export_beside", "gguf_file", "lmstudio", "ollama", "projector_name"]

@@ -9,6 +9,7 @@ import numpy
 import torch
 
 from finetune.export import engine
+from finetune.merge.changes import Adapter
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import model_on_disk, states
 from finetune.merge.weights import Weights
@@ -18,27 +19,36 @@ PIECE = 4096
 """Tokens of the vocabulary that are compared at a time."""
 
 
-def logits(file: Path, ids: list[int], out: Path) -> Path:
+def logits(file: Path, ids: list[int], out: Path, lora: Path | None = None) -> Path:
     """Lets llama.cpp compute the logits after each token into a .npy file, (tokens, vocabulary) float32.
+
+    Args:
+        file: the GGUF of a model.
+        ids: the tokens.
+        out: the file to write.
+        lora: the GGUF of an adapter beside it.
 
     Raises:
         ProofFailed: it cannot run the file.
     """
-    engine.run("logits", file, json.dumps(ids), str(out))
+    engine.run("logits", file, json.dumps(ids), str(out), *([str(lora)] if lora else []))
     return out
 
 
-def apart_from_folder(folder: Path, plan: Plan, ids: list[int], found: Path) -> Distance:
+def apart_from_folder(
+    folder: Path, plan: Plan, ids: list[int], found: Path, adapter: Adapter | None = None
+) -> Distance:
     """Compares logits with those of a folder of shards, computed in float32 as its matrices are read from disk.
 
     Args:
-        folder: the merged model.
+        folder: the merged model, or the base.
         plan: of the run.
         ids: after each of which the next token is compared.
         found: as `logits` wrote them.
+        adapter: that works beside the base.
     """
     weights, there = Weights(folder), numpy.load(found, mmap_mode="r")
-    hidden, comparison = states(model_on_disk(weights, plan, None), torch.tensor(ids)), Comparison(len(ids))
+    hidden, comparison = states(model_on_disk(weights, plan, adapter), torch.tensor(ids)), Comparison(len(ids))
     for first, rows in weights.rows(weights.head):
         last = min(first + len(rows), there.shape[1])
         comparison.take(first, hidden @ rows[: last - first].T, torch.from_numpy(there[:, first:last].copy()))

@@ -1,6 +1,6 @@
 """Runs inside the converter's own interpreter: llama.cpp's converter, told which template and tokenizer it works for.
 
-A script, never imported: `python driver.py CONVERTER-FOLDER convert|read WORDS`. What is printed last is JSON.
+A script, never imported: `python driver.py CONVERTER-FOLDER VERB WORDS`. What is printed last is JSON.
 
 The converter knows a tokenizer by the hash of one text's ids, and refuses vocabularies that were extended or made
 small. Here such a one is taken as Qwen3.5's if it splits text by the very expression of Qwen3.5.
@@ -11,6 +11,7 @@ Source: llama.cpp as in llama-cpp-python 0.3.36, conversion/base.py (get_vocab_b
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,38 @@ def convert(words: list[str]) -> dict[str, Any]:
     return {}
 
 
+def project(words: list[str]) -> dict[str, Any]:
+    """Converts a folder's vision tower: FOLDER NAME OUTTYPE OUTFILE."""
+    folder, name, kind, out = words
+    import convert_hf_to_gguf
+
+    sys.argv = ["convert_hf_to_gguf.py", folder, "--mmproj", "--model-name", name, "--outtype", kind, "--outfile", out]
+    convert_hf_to_gguf.main()
+    return {}
+
+
+def adapt(words: list[str]) -> dict[str, Any]:
+    """Converts an adapter: FOLDER BASE OUTFILE.
+
+    The converter lays stacks of all experts out by itself, but for gate and up it only knows them fused or one by one.
+    """
+    folder, base, out = words
+    from conversion.base import TextModel
+    from conversion.qwen import Qwen2MoeModel, Qwen3NextModel  # type: ignore[import-not-found]
+
+    known = Qwen2MoeModel.modify_tensors
+
+    def with_stacks(model: Any, tensor: Any, name: str, layer: int | None) -> Any:
+        stack = name.endswith((".experts.gate_proj.weight", ".experts.up_proj.weight"))
+        return (TextModel.modify_tensors if stack else known)(model, tensor, name, layer)
+
+    Qwen2MoeModel.modify_tensors = with_stacks
+    Qwen3NextModel.no_mtp = True
+    sys.argv = ["convert_lora_to_gguf.py", "--base", base, "--outtype", "f32", "--outfile", out, folder]
+    runpy.run_module("convert_lora_to_gguf", run_name="__main__")
+    return {}
+
+
 def splits_as_qwen35(folder: Path) -> bool:
     """Tells whether a tokenizer splits text by the expression that transformers gives Qwen3.5."""
     from transformers.models.qwen3_5.tokenization_qwen3_5 import PRETOKENIZE_REGEX
@@ -67,7 +100,19 @@ def read(words: list[str]) -> dict[str, Any]:
     return {"fields": fields, "tensors": tensors}
 
 
+def numbers(words: list[str]) -> dict[str, Any]:
+    """Writes a file's tensors, none of them quantised, as they are into a file of safetensors: FILE OUTFILE."""
+    file, out = words
+    import gguf
+    from safetensors.numpy import save_file
+
+    save_file({tensor.name: tensor.data for tensor in gguf.GGUFReader(file).tensors}, out)
+    return {}
+
+
+VERBS = {"convert": convert, "project": project, "adapt": adapt, "read": read, "numbers": numbers}
+
 if __name__ == "__main__":
     converter, verb, *rest = sys.argv[1:]
     sys.path[:0] = [str(Path(converter) / "gguf-py"), converter]
-    print(json.dumps({"convert": convert, "read": read}[verb](rest)))
+    print(json.dumps(VERBS[verb](rest)))

@@ -22,10 +22,10 @@ def run(verb: str, file: Path, *words: str) -> dict[str, Any]:
     """Lets llama.cpp open a GGUF and do one thing with it.
 
     Args:
-        verb: logits IDS OUT writes the logits after each token to a .npy file, (tokens, vocabulary) float32; losses
-            EXAMPLES gives the negative log-likelihood in nats of the learnt tokens of each example.
+        verb: logits IDS OUT [LORA] writes the logits after each token to a .npy file, (tokens, vocabulary) float32;
+            losses EXAMPLES gives the negative log-likelihood in nats of the learnt tokens of each example.
         file: the GGUF.
-        words: of the verb; IDS is JSON, EXAMPLES a file of JSON.
+        words: of the verb; IDS is JSON, EXAMPLES a file of JSON, LORA a GGUF with the adapter beside the model.
 
     Raises:
         ProofFailed: it cannot run the file.
@@ -82,6 +82,7 @@ if __name__ == "__main__":
         n_batch=min(longest, 512),
         n_gpu_layers=-1 if llama_cpp.llama_supports_gpu_offload() else 0,
         logits_all=True,
+        lora_path=words[2] if len(words) > 2 else None,
         verbose=False,
     )
-    print(json.dumps(logits(opened, *words) if verb == "logits" else losses(opened, *words)))
+    print(json.dumps(logits(opened, *words[:2]) if verb == "logits" else losses(opened, *words)))

@@ -82,14 +82,15 @@ def served_as_trained(run: Run) -> Served:
     )
 
 
-def modelfile(gguf: str, how: Served) -> str:
+def modelfile(gguf: str, how: Served, projector: str | None = None) -> str:
     """Writes a Modelfile.
 
     Args:
         gguf: name of the file beside it.
         how: it is served.
+        projector: name of the vision's file beside it.
     """
-    lines = [f"FROM ./{gguf}"]
+    lines = [f"FROM ./{name}" for name in (gguf, projector) if name]
     for name, value in how.parameters.items():
         told = [f'"{each}"' for each in value] if isinstance(value, list) else [value]
         lines += [f"PARAMETER {name} {each}" for each in told]

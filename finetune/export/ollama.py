@@ -152,7 +152,7 @@ def compare(where: str, told: dict[str, Any], kind: str, how: Served, run: Run) 
         "system prompt": how.system,
         "licence": how.licence,
         "requires": how.requires,
-        "template": template_as_trained(run),
+        "template": template_as_trained(run, run.merged),
     }
     found = {
         "family": details.get("family"),

@@ -10,6 +10,8 @@ Source: llama.cpp, common/chat.cpp (enable_thinking is always defined); Ollama 0
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from finetune.data.template import read_template
 from finetune.run import Run, manifest
 
@@ -28,15 +30,15 @@ def as_trained(template: str, *, thinking: bool, preserve_thinking: bool) -> str
     return "".join(f"{{%- set {name} = {value} %}}\n" for name, value in told.items()) + template
 
 
-def template_as_trained(run: Run) -> str:
-    """Gives the template that a merged run is served with.
+def template_as_trained(run: Run, folder: Path) -> str:
+    """Gives the template of a folder, which is the base's or the merged model's, with what the run learnt set in it.
 
     Raises:
-        ArtifactError: the run's manifest or its template is damaged.
+        ArtifactError: the folder has no template, or the manifest is damaged.
     """
     learnt = manifest.read_begun(run.manifest)["serving"]
     return as_trained(
-        read_template(run.merged).source,
+        read_template(folder).source,
         thinking=learnt["thinking"],
         preserve_thinking=learnt["preserve_thinking"],
     )

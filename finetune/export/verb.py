@@ -7,7 +7,6 @@ of a file is read back from it, by llama.cpp's own reader and by transformers', 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune import __version__, host
-from finetune.errors import DoesNotFit, ProofFailed
+from finetune.errors import ProofFailed
 from finetune.export import answers, engine
 from finetune.export.converter import Converter, digest, find
-from finetune.export.made import gguf_file
+from finetune.export.made import gguf_file, keep, make_room
 from finetune.export.modelfile import modelfile, served_as_trained
 from finetune.export.quantising import CONVERTED, FTYPES, Quantiser, find_quantiser, missing
 from finetune.export.readback import check_fields, same_weights
@@ -81,6 +80,7 @@ def export(
     cache: Path,
     say: Say,
     progress: Progress,
+    projector: str | None = None,
 ) -> dict[str, Any]:
     """Makes GGUF files of a run's merged model, proves each, and gives the stage's manifest entry.
 
@@ -94,6 +94,7 @@ def export(
         cache: where a fetched converter is kept.
         say: takes a line for the user.
         progress: is told how far the merge is.
+        projector: name of the vision's file that lies in the folder, for the Modelfile.
 
     Raises:
         ArtifactError: run, adapter or base is not what it was.
@@ -111,36 +112,20 @@ def export(
         recipe = load(run.recipe)
         order = Order(run, kinds, out or run.path / "gguf", found, read_prompts(recipe, run.merged))
         with atomic.refusal_told(order.out, "name another folder by --out"), atomic.full_disk_told(order.out):
-            order.out.mkdir(parents=True, exist_ok=True)
-            _check_room(order)
-            for left in order.out.glob(f".making-{run.name}-*"):  # by a kill
-                shutil.rmtree(left)
-            template = template_as_trained(run)
+            make_room(order.out, run, _most_bytes(order))
+            template = template_as_trained(run, run.merged)
             with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
                 claims = _make(order, template, Path(making), quantiser, say)
-            text = modelfile(order.file(kinds[0]).name, served_as_trained(run))
+            text = modelfile(order.file(kinds[0]).name, served_as_trained(run), projector)
             atomic.write_text(order.out / "Modelfile", text)
         manifest.add(run.manifest, entry := _entry(order, claims, began))
     return vars(entry)
 
 
-def _check_room(order: Order) -> None:
-    """Compares what is to be written with the disk.
-
-    Raises:
-        DoesNotFit: it has too little room.
-    """
+def _most_bytes(order: Order) -> int:
+    """Counts what is written at the most, the file in bf16 among it, of which the others are made."""
     whole = sum(file.stat().st_size for file in shards(order.merged))
-    kinds = {*order.kinds, "bf16"}  # of which the others are made
-    needed = round(sum(LARGEST_SHARE.get(kind, 0.54) * whole for kind in kinds))
-    free = host.disk_free_bytes(order.out)
-    if free < needed:
-        raise DoesNotFit(
-            "the disk has too little room for the GGUF files",
-            where=str(order.out),
-            why=f"up to {needed:,} bytes are to be written, {free:,} are free",
-            fix=f"free {needed - free:,} bytes, or name a folder on a larger disk by --out",
-        )
+    return round(sum(LARGEST_SHARE.get(kind, 0.54) * whole for kind in {*order.kinds, "bf16"}))
 
 
 def _make(order: Order, template: str, making: Path, quantiser: Quantiser | None, say: Say) -> list[Claim]:
@@ -163,13 +148,13 @@ def _make(order: Order, template: str, making: Path, quantiser: Quantiser | None
             for claim in found:
                 claim["claim"] = f"{file.name}: {claim['claim']}"
             if kind != "bf16":
-                _keep(made, file)
+                keep(made, file)
             claims += found
             away = [claim["measured"] for claim in found if "mean KL" in claim["claim"]]
             told = f"mean KL {away[0]}" if away else "its answers are not compared: llama-cpp-python is not installed"
             say(f"{file.name}  {told}; {size / 1e9:,.3f} GB, {time.monotonic() - began:.0f} s")
     if "bf16" in order.kinds:
-        _keep(whole, order.file("bf16"))
+        keep(whole, order.file("bf16"))
     return claims
 
 
@@ -194,13 +179,6 @@ def _compared(order: Order, kind: str, making: Path) -> list[Claim]:
     claims.append(_claim(f"mean KL from {beside}, by llama.cpp", float(f"{away.mean_kl:.3g}"), most))
     claims.append(_claim("share of likeliest tokens that stay", round(away.agreement, 4), None))
     return claims
-
-
-def _keep(made: Path, file: Path) -> None:
-    """Gives a proven file its name, whatever was there before."""
-    atomic.fsync(made)
-    os.replace(made, file)
-    atomic.fsync(file.parent)
 
 
 def _entry(order: Order, claims: list[Claim], began: float) -> Entry:

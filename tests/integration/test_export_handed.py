@@ -69,7 +69,7 @@ def hand_to_ollama(
 
 
 def test_a_model_is_made_of_a_streamed_file_and_read_back(run: Run, server: Ollama) -> None:
-    server.template = template_as_trained(run)
+    server.template = template_as_trained(run, run.merged)
     told: list[str] = []
     shown: list[tuple[str, int, int]] = []
     entry = hand_to_ollama(run, told.append, lambda *how: shown.append(how))

@@ -78,6 +78,13 @@ def test_short_examples_leave_a_conversation_room() -> None:
     ]
 
 
+def test_the_vision_s_file_is_named_in_the_modelfile() -> None:
+    text = modelfile(
+        "x.gguf", sampling={}, stop="<|im_end|>", context=512, system=None, licence="", projector="mmproj-x.gguf"
+    )
+    assert text.startswith("FROM ./x.gguf\nFROM ./mmproj-x.gguf\nPARAMETER")
+
+
 def test_llama_quantize_on_the_path_is_used_and_what_it_says_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

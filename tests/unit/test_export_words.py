@@ -79,9 +79,8 @@ def test_short_examples_leave_a_conversation_room() -> None:
 
 
 def test_the_vision_s_file_is_named_in_the_modelfile() -> None:
-    text = modelfile(
-        "x.gguf", sampling={}, stop="<|im_end|>", context=512, system=None, licence="", projector="mmproj-x.gguf"
-    )
+    how = served(sampling={}, stop="<|im_end|>", context=512, system=None, licence="")
+    text = modelfile("x.gguf", how, "mmproj-x.gguf")
     assert text.startswith("FROM ./x.gguf\nFROM ./mmproj-x.gguf\nPARAMETER")
 
 

@@ -112,6 +112,8 @@ class Plan:
     """Name -> bytes; they add up to host_bytes."""
     disk_bytes: dict[str, int]
     """Stage -> bytes that it writes."""
+    merge_bytes: int
+    """Of the host's memory, that merging the adapter will take; 0 where there is none."""
     length: int
     """Tokens of the longest example that the bytes are counted for."""
     step_seconds: float
@@ -131,8 +133,6 @@ class Plan:
     why: str
     """Why these choices."""
     notes: tuple[str, ...]
-    merge_bytes: int = 0
-    """Of the host's memory, that merging the adapter will take; 0 where there is none."""
     cards: tuple[str, ...] = ()
     """If it does not fit: the smallest cards on which it does, as words for --gpu."""
     proposals: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ DENSITY = 0.5
 def merge(
     run: str = typer.Argument(metavar="RUN[=WEIGHT]", help="The run folder, and a weight of its adapter. Default: 1."),
     others: list[str] = typer.Argument(
-        None, metavar="[RUN|ADAPTER[=WEIGHT]]...", help="Runs or adapters of the same base, to be merged with it."
+        None, metavar="RUN|ADAPTER[=WEIGHT]", help="Runs or adapters of the same base, to be merged with it."
     ),
     method: Method = typer.Option(
         Method.linear, "--method", help="The weighted sum, or each thinned first: TIES, or DARE (its sum is linear)."

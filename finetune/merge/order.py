@@ -15,7 +15,7 @@ from finetune.data.template import read_template
 from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import ArtifactError
 from finetune.hub import WANTED, fetch
-from finetune.merge.changes import Adapter, Changes
+from finetune.merge.changes import Changes
 from finetune.merge.combining import Combined
 from finetune.merge.mix import ALONE, Mix
 from finetune.merge.parts import check_adapter, described, open_parts
@@ -80,7 +80,7 @@ def take(run: Run, onto: Onto, mix: Mix = ALONE) -> Order:
         why = f"method {plan.method} holds the base as it is"
         raise ArtifactError("nothing was quantised in this run", where=str(run.path), why=why, fix="--onto bf16")
     base = Weights(folder, quantised)
-    adapter = Adapter(run.adapter) if mix.alone else Combined(parts, base.parameters, mix.method, mix.density)
+    adapter: Changes = parts[0][0] if mix.alone else Combined(parts, base.parameters, mix.method, mix.density)
     check_index(folder, base.tensors)
     changed = adapter.place(base.parameters)
     return Order(

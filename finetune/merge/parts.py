@@ -120,33 +120,28 @@ def _check_run(run: Run, told: dict[str, Any], other: Run) -> None:
     check_adapter(other, plan_other, told_other)
     differ = [what for key, what in SAME.items() if told_other["contract"][key] != told["contract"][key]]
     if differ:
-        bases = f"trained on {_base(plan_other.base, plan_other.revision)}, {run.name} on "
-        why = f"another {', '.join(differ)}: {bases}{_base(plan.base, plan.revision)}"
-        raise _not_of_one_base(run, other.path, why)
+        its, own = _base(plan_other.base, plan_other.revision), _base(plan.base, plan.revision)
+        raise _not_of_one_base(run, other.path, f"another {differ[0]}: it was trained on {its}, {run.name} on {own}")
 
 
 def _check_bare(run: Run, own: Adapter, other: Adapter) -> None:
     """Compares what the config of an adapter without a run says of its base; shapes are compared when it is placed.
 
+    Of a base in a local folder our adapters say the folder's name, PEFT's its path. No revision is any.
+
     Raises:
         ArtifactError: it names another base or revision.
     """
     (base, revision), (base_other, revision_other) = (
-        (adapter.config.get("base_model_name_or_path"), adapter.config.get("revision")) for adapter in (own, other)
+        (str(adapter.config.get("base_model_name_or_path")), adapter.config.get("revision")) for adapter in (own, other)
     )
-    if base_other != base and not _one_folder(base, base_other):
-        raise _not_of_one_base(run, other.folder, f"its {CONFIG} says {base_other}, that of {run.name} {base}")
-    if revision_other is not None and revision_other != revision:
-        why = f"its {CONFIG} says {_base(base, revision_other)}, that of {run.name} {_base(base, revision)}"
-        raise _not_of_one_base(run, other.folder, why)
+    if base not in (base_other, os.path.basename(base_other)) or revision_other not in (None, revision):
+        its, wanted = _base(base_other, revision_other), _base(base, revision)
+        raise _not_of_one_base(run, other.folder, f"its {CONFIG} says {its}, that of {run.name} {wanted}")
 
 
-def _one_folder(base: str | None, other: str | None) -> bool:
-    return bool(base and other and os.path.isdir(base) and os.path.isdir(other) and os.path.samefile(base, other))
-
-
-def _base(name: str | None, revision: str | None) -> str:
-    return f"{name} at {revision}" if revision else str(name)
+def _base(name: str, revision: str | None) -> str:
+    return f"{name} at {revision}" if revision else name
 
 
 def _not_of_one_base(run: Run, other: Path, why: str) -> ArtifactError:

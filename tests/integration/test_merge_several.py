@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.utils.merge_utils import task_arithmetic, ties
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
@@ -164,6 +164,21 @@ def test_the_combined_adapter_says_in_plain_peft_what_its_parts_say_together(cas
     assert entry["outputs"] == {str(file): atomic.sha256(file) for file in out.iterdir()}
     assert [stage["stage"] for stage in manifest.read(case.runs[0].manifest)["stages"]].count("combine") == 1
     assert combine(case.runs[0], case.mix(), out, lambda line: None) == entry  # it is verified, and not made again
+
+
+def test_layers_may_have_other_ranks_and_targets_in_the_combined_adapter(case: Case, tmp_path: Path) -> None:
+    lacking = Path(shutil.copytree(case.runs[1].adapter, tmp_path / "without layer 0"))
+    tensors = load_file(lacking / "adapter_model.safetensors")
+    rest = {name: tensor for name, tensor in tensors.items() if ".layers.0." not in name}
+    save_file(rest, lacking / "adapter_model.safetensors")
+    combine(case.runs[0], Mix(others=((lacking, 0.7),)), tmp_path / "adapter", lambda line: None)
+    found, wanted = case.added(tmp_path / "adapter"), dict(case.deltas[0])
+    for name, delta in case.deltas[1].items():
+        if ".layers.0." not in name:
+            wanted[name] = wanted.get(name, torch.zeros_like(delta)) + 0.7 * delta
+    assert found.keys() == wanted.keys()
+    for name, delta in wanted.items():
+        assert (found[name] - delta).norm() < 1e-6 * delta.norm(), name
 
 
 def test_the_manifest_names_every_adapter_and_a_merge_of_the_run_alone_is_another(

@@ -17,11 +17,13 @@ import torch
 from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, task_arithmetic
 
 from finetune.merge.changes import LowRank, OfExperts
-from finetune.merge.weights import BLOCK
 
 Method = Literal["linear", "ties", "dare"]
 
 Part = LowRank | OfExperts
+
+STEP = 2**16
+"""Numbers that are worked on together: what stays in a processor's cache."""
 
 LOW_BITS = 15
 """Of the 31 bits of a magnitude in float32, that are counted in a second reading."""
@@ -58,6 +60,14 @@ class Deltas:
 
     def rows(self, first: int, count: int) -> torch.Tensor:
         """Makes some rows of what is added, (count, in)."""
+        found = self.parts[0].a.new_empty(count, self.width)
+        step = max(1, STEP // self.width)
+        for start in range(0, count, step):
+            few = found[start : start + step]
+            few.copy_(self._rows(first + start, len(few)))
+        return found
+
+    def _rows(self, first: int, count: int) -> torch.Tensor:
         deltas = torch.stack([delta(part, first, count) for part in self.parts])  # (parts, rows, in)
         weights = torch.tensor(self.weights, device=deltas.device)
         if self.thresholds is None:
@@ -83,7 +93,8 @@ def thresholds(part: Part, density: float) -> torch.Tensor:
     """
     out, width = part.b.shape[-2], part.a.shape[-1]
     matrices = part.b.shape[0] if isinstance(part, OfExperts) else 1
-    kept, step = int(density * out * width), max(1, BLOCK // width)
+    kept = int(density * out * width)
+    step = max(1, 4 * STEP // width)  # to clear the bins takes as long as to count STEP numbers
 
     def pieces(matrix: int) -> Iterator[torch.Tensor]:
         for start in range(0, out, step):

@@ -131,7 +131,7 @@ def _steps(order: Order, examples: list[Example]) -> Iterator[Step]:
     told = manifest.read(run.manifest)
     merged = 0
     for onto in ("bf16", "dequantised"):
-        entry = outputs.last(told, "merge", onto=onto)
+        entry = outputs.last(told, "merge", onto=onto, adapters=None)
         if entry is None or (folder := _folder(run, entry)) is None:
             continue
         outputs.check(run, entry["outputs"], outputs.command("merge", run))

@@ -1,9 +1,12 @@
-"""Floor 5: an adapter merged into the shards of its base. One adapter so far; several become one before they come here.
+"""Floor 5: an adapter merged into the shards of its base, or several that become one.
 
-A door for that: all that merging knows of an adapter is a `Change` for each weight (finetune/merge/changes.py).
+All that merging knows of an adapter is a `Change` for each weight (finetune/merge/changes.py).
 """
 
-from finetune.merge.order import Onto
+from finetune.merge.adapter_only import combine
+from finetune.merge.deltas import Method
+from finetune.merge.mix import Mix
+from finetune.merge.order import Onto, again
 from finetune.merge.verb import merge
 
-__all__ = ["Onto", "merge"]
+__all__ = ["Method", "Mix", "Onto", "again", "combine", "merge"]

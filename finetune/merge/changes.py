@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,9 @@ CPU = torch.device("cpu")
 
 PREFIX = "base_model.model."
 """Of every name in an adapter's file."""
+
+OTHER_ARITHMETIC = ("fan_in_fan_out", "lora_bias", "layer_replication", "alora_invocation_tokens", "use_qalora")
+"""Of PEFT's config: what makes another product of A and B, or none for some tokens. None of it is merged here."""
 
 
 class Change(Protocol):
@@ -92,10 +95,25 @@ class Whole:
 
     weight: torch.Tensor
     """(rows, in) float32."""
+    rest: float = 0.0
+    """Times the base's own weight, that is added; of one trained weight nothing."""
 
     def apply(self, first: int, rows: torch.Tensor) -> torch.Tensor:
         """The trained rows, whatever was there."""
-        return self.weight[first : first + len(rows)]
+        here = self.weight[first : first + len(rows)]
+        return here if self.rest == 0 else torch.add(here, rows, alpha=self.rest)
+
+
+class Changes(Protocol):
+    """What changes the weights of a base: one adapter, or several that became one."""
+
+    def place(self, parameters: Mapping[str, tuple[int, ...]]) -> set[str]:
+        """Lists the weights of a text model that it changes, and makes sure that all of it has a place there."""
+        ...
+
+    def change(self, name: str, num_experts: int = 0, device: torch.device = CPU) -> Change:
+        """Reads what it makes of one weight."""
+        ...
 
 
 class Adapter:
@@ -116,16 +134,19 @@ class Adapter:
         """Lists the weights of a text model that it changes, and makes sure that all of it has a place there.
 
         Raises:
-            ArtifactError: part of it changes what the model does not have, or what is never merged.
+            ArtifactError: part of it changes what the model does not have, or what is never merged, or is missing, or
+                has another shape than the weight.
         """
         changed, placed = set(), set[str]()
-        for name in parameters:
+        for name, shape in parameters.items():
             if names := [each for each in self._names(name) if each in self.stored]:
+                self._check_shapes(name, shape)
                 changed.add(name)
                 placed.update(names)
         if strange := sorted(self.stored.keys() - placed):
             why = f"{len(strange)} of its tensors have no place there, first {strange[0]}"
             raise ArtifactError("the adapter is not of this base", where=str(self.folder / WEIGHTS), why=why)
+        self._check_experts(changed)
         return changed
 
     def change(self, name: str, num_experts: int = 0, device: torch.device = CPU) -> Change:
@@ -163,6 +184,39 @@ class Adapter:
             return [f"{module}.weight"]
         length = ["lora_magnitude_vector"] if self.config["use_dora"] else []
         return [f"{module}.{each}" for each in ("lora_A.weight", "lora_B.weight", *length)]
+
+    def _check_shapes(self, name: str, shape: tuple[int, ...]) -> None:
+        """Compares the shapes of what changes a weight with the weight's own.
+
+        Raises:
+            ArtifactError: they do not fit, or one is missing.
+        """
+        names = list(self._names(name))
+        lacking = [each for each in names if each not in self.stored]
+        if lacking:
+            raise ArtifactError(f"the adapter lacks {lacking[0]}", where=str(self.folder / WEIGHTS))
+        found = [self.stored[each].shape for each in names]
+        if len(found) == 1:
+            fits = found == [shape]
+        else:
+            out, into, num_experts = shape[-2], shape[-1], math.prod(shape[:-2])
+            rows = found[0][0]
+            fits = rows % num_experts == 0 and found == [(rows, into), (out, rows), (out,)][: len(found)]
+        if not fits:
+            why = f"{names[0]} is {found[0]}, and the weight {shape}"
+            raise ArtifactError("the adapter is not of this base", where=str(self.folder / WEIGHTS), why=why)
+
+    def _check_experts(self, changed: Collection[str]) -> None:
+        """Makes sure that both weights of a layer's experts have adapters, or none: they are written down together.
+
+        Raises:
+            ArtifactError: only one has.
+        """
+        blocks = {name.rpartition(".")[0] for name in changed if of_experts(name)}
+        lacking = sorted(f"{b}.{leaf}" for b in blocks for leaf in EXPERT_WEIGHTS if f"{b}.{leaf}" not in changed)
+        if lacking:
+            why = f"{lacking[0]} has none, and its sibling has one"
+            raise ArtifactError("the experts' adapters are not as we write them", where=str(self.folder), why=why)
 
     def _pairs(self, block: str, num_experts: int) -> dict[str, Pair]:
         """Reads both weights of a layer's experts; the newest layer is kept, for its other weight comes next."""
@@ -205,8 +259,10 @@ def _config(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise ArtifactError("the adapter's config cannot be read", where=str(file), why=str(error)) from error
     why = f"it lacks {', '.join(sorted(lacking))}" if lacking else ""
-    if not why and (told["peft_type"] != "LORA" or told.get("bias", "none") != "none" or told.get("fan_in_fan_out")):
+    if not why and (told["peft_type"] != "LORA" or told.get("bias", "none") != "none"):
         why = "it is of another kind than LoRA on linear layers without biases"
+    if not why and (strange := [key for key in OTHER_ARITHMETIC if told.get(key)]):
+        why = f"it asks for {strange[0]}, which is more than W + scale BA"
     if why:
         raise ArtifactError("the adapter is not one of ours", where=str(file), why=why)
     return told

@@ -47,7 +47,7 @@ class Journal:
         found: dict[str, str] = self._told["files"]
         return found
 
-    def open(self, order: dict[str, str]) -> bool:
+    def open(self, order: dict[str, Any]) -> bool:
         """Begins the merge, or goes on with what this very one has begun; tells whether it goes on.
 
         Raises:
@@ -63,7 +63,7 @@ class Journal:
             raise ArtifactError("another merge was begun here", where=str(self.folder), why=why, fix=fix)
         return True
 
-    def read(self) -> dict[str, str]:
+    def read(self) -> dict[str, Any]:
         """Reads what was begun here, and gives its order.
 
         Raises:
@@ -105,7 +105,7 @@ class Journal:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _begin(self, order: dict[str, str]) -> None:
+    def _begin(self, order: dict[str, Any]) -> None:
         self._told = {"order": order, "files": {}, "entry": None}
         staging = self.folder.with_name(f".{self.folder.name}")
         shutil.rmtree(staging, ignore_errors=True)  # of one that was killed here

@@ -2,7 +2,8 @@
 
 All around it is transformers' own: its class is built without memory, and of its weights only norms, convolutions,
 decays and routers are filled. Everything is float32, so that what is compared is weights and not arithmetic.
-An adapter is never added to a weight here: it works beside it, by two low-rank products, as in training.
+An adapter is never added to a weight here: it works beside it, by two low-rank products, as in training. What several
+add together may have full rank; then a few of its rows at a time are made, and multiplied beside the weight's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import torch
 from torch import nn
 
 from finetune.experts import ExpertLora, RoutedExperts
-from finetune.merge.changes import CPU, Adapter, LowRank, OfExperts, Whole
+from finetune.experts.products import frozen_product
+from finetune.experts.routing import Groups
+from finetune.merge.changes import CPU, Changes, LowRank, OfExperts, Whole
+from finetune.merge.deltas import Deltas
 from finetune.merge.weights import Weights
 from finetune.model.experts import experts_of, replace_experts
 from finetune.model.skeleton import make_skeleton
@@ -31,7 +35,7 @@ Blur = Callable[[torch.Tensor], torch.Tensor]
 class LinearOnDisk(nn.Module):
     """Stands where a linear layer without bias stood."""
 
-    def __init__(self, weights: Weights, name: str, adapter: Adapter | None, blur: Blur | None) -> None:
+    def __init__(self, weights: Weights, name: str, adapter: Changes | None, blur: Blur | None) -> None:
         super().__init__()
         self.weights, self.name, self.adapter, self.blur = weights, name, adapter, blur
 
@@ -45,10 +49,12 @@ class LinearOnDisk(nn.Module):
             rows = (self.blur(rows) if self.blur else rows).to(flat.device)
             here = slice(first, first + len(rows))
             out[:, here] = flat @ rows.T
+            if isinstance(change, Deltas):
+                out[:, here] += flat @ change.rows(first, len(rows)).T
             if isinstance(change, LowRank) and change.magnitude is not None:
                 lengthen[here] = change.lengthen(here, rows.add_(change.b[here] @ change.a, alpha=change.scale))
-        if change is not None:
-            assert isinstance(change, LowRank), f"{self.name} is trained whole"
+        assert not isinstance(change, Whole), f"{self.name} is trained whole"
+        if isinstance(change, LowRank):
             out += (flat @ change.a.T) @ change.b.T * change.scale
         return (out * lengthen).view(*given.shape[:-1], -1)
 
@@ -72,18 +78,35 @@ class StackOnDisk(nn.Module):
 class LoraOnDisk(nn.Module):
     """The adapters of one weight of all experts of a layer, read when they are applied."""
 
-    def __init__(self, adapter: Adapter, name: str, num_experts: int) -> None:
+    def __init__(self, adapter: Changes, name: str, num_experts: int) -> None:
         super().__init__()
         self.adapter, self.name, self.num_experts = adapter, name, num_experts
 
-    def forward(self, rows: torch.Tensor, *where: Any) -> torch.Tensor:
+    def forward(self, rows: torch.Tensor, groups: Groups, first: int) -> torch.Tensor:
         """Applies them as training does."""
         change = self.adapter.change(self.name, self.num_experts, rows.device)
+        if isinstance(change, Deltas):
+            assert first == 0, "all experts are here"
+            return frozen_product(rows, StackOfDeltas(change), groups)
         assert isinstance(change, OfExperts)
         (experts, out, rank), into = change.b.shape, change.a.shape[2]
         lora = ExpertLora(experts, out, into, rank=rank, scaling=change.scale, dropout=0.0, device=rows.device)
         lora.lora_A.data, lora.lora_B.data = change.a, change.b
-        return cast("torch.Tensor", lora(rows, *where))
+        return cast("torch.Tensor", lora(rows, groups, first))
+
+
+class StackOfDeltas:
+    """What is added to one weight of all routed experts of a layer, of which a few at a time are made."""
+
+    at_once = EXPERTS_AT_ONCE
+
+    def __init__(self, deltas: Deltas) -> None:
+        self.deltas, self.out_features, self.in_features = deltas, deltas.out, deltas.width
+
+    def whole(self, first: int, last: int) -> torch.Tensor:
+        """Makes what is added to some experts, (last - first, out, in)."""
+        found = self.deltas.rows(first * self.out_features, (last - first) * self.out_features)
+        return found.view(last - first, self.out_features, self.in_features)
 
 
 class EmbeddingOnDisk(nn.Module):
@@ -99,7 +122,7 @@ class EmbeddingOnDisk(nn.Module):
 
 
 def model_on_disk(
-    weights: Weights, plan: Plan, adapter: Adapter | None, blur: Blur | None = None, device: torch.device = CPU
+    weights: Weights, plan: Plan, adapter: Changes | None, blur: Blur | None = None, device: torch.device = CPU
 ) -> Any:
     """Builds the text model of a folder, without its head; what it is called with is what transformers' is called with.
 
@@ -133,7 +156,8 @@ def model_on_disk(
         if adapter and name in changed:
             change = adapter.change(name)
             assert isinstance(change, Whole), f"{name} is no linear layer"
-            filled = blur(change.weight) if blur else change.weight
+            filled = change.apply(0, filled)
+            filled = blur(filled) if blur else filled
         block, _, leaf = name.rpartition(".")
         filled = filled.view(parameter.shape).to(device)
         setattr(causal.get_submodule(block), leaf, nn.Parameter(filled, requires_grad=False))
@@ -144,7 +168,7 @@ def _put_on_disk(
     experts: RoutedExperts,
     block: str,
     weights: Weights,
-    adapter: Adapter | None,
+    adapter: Changes | None,
     blur: Blur | None,
     device: torch.device,
 ) -> None:

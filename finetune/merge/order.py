@@ -15,12 +15,15 @@ from finetune.data.template import read_template
 from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import ArtifactError
 from finetune.hub import WANTED, fetch
-from finetune.merge.changes import Adapter
+from finetune.merge.changes import Changes
+from finetune.merge.combining import Combined
+from finetune.merge.mix import ALONE, Mix
+from finetune.merge.parts import check_adapter, described, open_parts
 from finetune.merge.weights import Weights
 from finetune.model.roundtrip import quantised_weights
 from finetune.plan import Plan, read_plan
 from finetune.recipe import Recipe, load
-from finetune.run import Run, anew, atomic, manifest, resume
+from finetune.run import Run, anew, atomic, manifest
 from finetune.shape import fingerprint
 from finetune.shards import Stored, check_index, shards
 
@@ -39,11 +42,12 @@ class Order:
     plan: Plan
     base: Weights
     """What the adapter is merged onto."""
-    adapter: Adapter
+    adapter: Changes
+    """Of the run, or several as one."""
     touched: dict[Stored, bool]
     """Tensors of the base that become others -> whether an adapter is on them, or they are only quantised."""
-    inputs: dict[str, str]
-    """Name -> hash, or a word."""
+    inputs: dict[str, Any]
+    """Name -> hash, or a few words."""
 
     @property
     def others(self) -> list[Path]:
@@ -52,28 +56,31 @@ class Order:
         return [file for file in files if is_taken(file.name) and file not in shards(self.base.folder)]
 
     @property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, Any]:
         """By which an interrupted merge knows itself again."""
         return {**self.inputs, "run": str(self.run.path.resolve()), "version of finetune": __version__}
 
 
-def take(run: Run, onto: Onto) -> Order:
-    """Reads what a run was trained with and what it learnt.
+def take(run: Run, onto: Onto, mix: Mix = ALONE) -> Order:
+    """Reads what a run was trained with and what it learnt, and the adapters that become one with its own.
 
     Raises:
-        ArtifactError: the run did not finish or has no adapter, or its adapter, plan or base is another one now.
+        ArtifactError: the run did not finish or has no adapter, or its adapter, plan or base is another one now; or
+            another adapter is none, or of another base, or cannot be combined.
         OutsideError: the base is neither on disk nor to be had.
     """
     told = manifest.read_begun(run.manifest)
     recipe, plan = load(run.recipe), read_plan(run.plan)
-    hashes = _check_adapter(run, plan, told)
+    hashes = check_adapter(run, plan, told)
+    parts = open_parts(run, told, mix)
     folder = fetch(recipe.base, recipe.base_path, recipe.revision)
     _check_base(run, folder, told["contract"])
     quantised = quantised_weights(folder, plan) if onto == "dequantised" else {}
     if onto == "dequantised" and not quantised:
         why = f"method {plan.method} holds the base as it is"
         raise ArtifactError("nothing was quantised in this run", where=str(run.path), why=why, fix="--onto bf16")
-    base, adapter = Weights(folder, quantised), Adapter(run.adapter)
+    base = Weights(folder, quantised)
+    adapter: Changes = parts[0][0] if mix.alone else Combined(parts, base.parameters, mix.method, mix.density)
     check_index(folder, base.tensors)
     changed = adapter.place(base.parameters)
     return Order(
@@ -83,36 +90,13 @@ def take(run: Run, onto: Onto) -> Order:
         base,
         adapter,
         _touched(base, changed, quantised),
-        {"base": told["contract"]["base"], "onto": onto, **hashes},
+        {"base": told["contract"]["base"], "onto": onto, **hashes, **described(run, mix)},
     )
 
 
 def _touched(base: Weights, changed: Collection[str], quantised: Collection[str]) -> dict[Stored, bool]:
     """Lists the tensors that become others; what training never loads, vision among it, is none of them."""
     return {t: p.name in changed for t, p in base.parts.items() if p.name in changed or p.name in quantised}
-
-
-def _check_adapter(run: Run, plan: Plan, told: dict[str, Any]) -> dict[str, str]:
-    """Gives the hashes of the adapter's files, which are those that training proved.
-
-    Raises:
-        ArtifactError: there is no adapter, or it is another one.
-    """
-    if plan.method == "full":
-        why = "method full trains every weight, so there is no adapter to merge"
-        fix = f"ls {shlex.quote(str(run.weights))}   # once it is trained, this is the whole model"
-        raise ArtifactError("this run's model is whole already", where=str(run.weights), why=why, fix=fix)
-    entry = next((stage for stage in reversed(told["stages"]) if stage["stage"] == "train"), None)
-    if entry is None:
-        why = "training did not finish"
-        raise ArtifactError("the run has no adapter", where=str(run.path), why=why, fix=resume(run.path))
-    for name, digest in entry["outputs"].items():
-        file = run.path / name
-        if not file.is_file() or atomic.sha256(file) != digest:
-            what = f"{name} is {'not the one that was proven' if file.is_file() else 'gone'}"
-            fix = f"put it back, or train anew: {anew(run)}"
-            raise ArtifactError(what, where=str(file), why="its hash stands in the manifest", fix=fix)
-    return dict(entry["outputs"])
 
 
 def _check_base(run: Run, base: Path, begun: dict[str, Any]) -> None:
@@ -139,9 +123,10 @@ def is_taken(name: str) -> bool:
     return known and not name.startswith(".") and not name.endswith(".safetensors") and name not in NOT_TAKEN
 
 
-def again(run: Run, onto: str, out: Path) -> str:
+def again(run: Run, onto: str, out: Path, mix: Mix = ALONE, *, adapter_only: bool = False) -> str:
     """Gives the command that goes on with a merge."""
-    words = ["finetune", "merge", str(run.path)]
+    words = ["finetune", "merge", *mix.words(run)]
     words += ["--onto", onto] if onto != "bf16" else []
-    words += ["--out", os.fspath(out)] if out != run.merged else []
+    words += ["--adapter-only"] if adapter_only else []
+    words += ["--out", os.fspath(out)] if out != mix.folder(run, "adapter" if adapter_only else "merged") else []
     return shlex.join(words)

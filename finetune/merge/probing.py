@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 
 from finetune.errors import ProofFailed
-from finetune.merge.changes import Adapter, Change, LowRank, OfExperts, Whole, experts_in
+from finetune.merge.changes import Change, Changes, LowRank, OfExperts, Whole, experts_in
+from finetune.merge.deltas import Deltas
 from finetune.merge.rounding import unit_in_the_last_place
 from finetune.merge.weights import Weights
 from finetune.shards import Stored
@@ -43,14 +44,14 @@ class Probed:
 
 
 def probe(
-    base: Weights, merged: Weights, adapter: Adapter, touched: dict[Stored, bool], told: Callable[[int], None]
+    base: Weights, merged: Weights, adapter: Changes, touched: dict[Stored, bool], told: Callable[[int], None]
 ) -> Probed:
     """Compares every touched tensor of the merged folder with base and adapter.
 
     Args:
         base: what the adapter was merged onto.
         merged: what came of it.
-        adapter: of the run.
+        adapter: of the run, or several as one.
         touched: tensors of the base, and whether an adapter is on them.
         told: is told the bytes of each piece.
 
@@ -97,8 +98,11 @@ def _product(change: Change | None, first: int, rows: torch.Tensor, vectors: tor
     """Multiplies base and adapter with vectors, (in, probes), and never the one added to the other."""
     here = slice(first, first + len(rows))
     match change:
-        case Whole(weight):
-            return weight[here] @ vectors
+        case Whole(weight, rest):
+            product = weight[here] @ vectors
+            return product if rest == 0 else product + rest * (rows @ vectors)
+        case Deltas():
+            return rows @ vectors + change.rows(first, len(rows)) @ vectors
         case LowRank(a, b, scale, magnitude):
             beside = b[here] @ (a @ vectors) * scale
             product = rows @ vectors + beside

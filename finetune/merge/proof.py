@@ -18,7 +18,7 @@ import torch
 
 from finetune.errors import ProofFailed
 from finetune.hardware import detect
-from finetune.merge.changes import CPU, Adapter
+from finetune.merge.changes import CPU, Changes
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import Blur, model_on_disk, states
 from finetune.merge.prompts import Prompts
@@ -64,14 +64,14 @@ class Proven:
 
 
 def compare_answers(
-    base: Weights, merged: Weights, adapter: Adapter, plan: Plan, prompts: Prompts, say: Report
+    base: Weights, merged: Weights, adapter: Changes, plan: Plan, prompts: Prompts, say: Report
 ) -> Proven:
     """Runs base, base with adapter, and merged over the prompts, one matrix after another, in float32.
 
     Args:
         base: what the adapter was merged onto.
         merged: what came of it.
-        adapter: of the run.
+        adapter: of the run, or several as one.
         plan: of the run.
         prompts: what is asked.
         say: is told which of them runs.
@@ -79,7 +79,7 @@ def compare_answers(
     device = torch.device("cuda", 0) if detect().device == "cuda" else CPU
     ids = torch.tensor(prompts.ids, device=device)
 
-    def run(told: str, weights: Weights, beside: Adapter | None, blurred: Blur | None = None) -> torch.Tensor:
+    def run(told: str, weights: Weights, beside: Changes | None, blurred: Blur | None = None) -> torch.Tensor:
         say(f"proof: {told}")
         return states(model_on_disk(weights, plan, beside, blurred, device), ids).cpu()
 

@@ -1,4 +1,4 @@
-"""`finetune merge`: the base with its adapter in it, from disk to disk, proven before the folder gets its name.
+"""`finetune merge`: the base with one adapter or several in it, from disk to disk, proven before it gets its name.
 
 The published shards are copied; only tensors that an adapter changes are others. Nothing is loaded and saved again by
 a library, for that would lose vision and multi-token prediction. A kill at any instant loses one shard's work.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,12 +19,15 @@ from typing import Any
 import torch
 
 from finetune import __version__, host
-from finetune.errors import ArtifactError, DoesNotFit
+from finetune.errors import DoesNotFit
 from finetune.merge.changes import experts_in
 from finetune.merge.comparing import compare_bytes, compare_files
 from finetune.merge.copying import Rows, changed_in, write_file
+from finetune.merge.finishing import finished, publish
 from finetune.merge.journal import Journal
+from finetune.merge.mix import ALONE, Mix
 from finetune.merge.order import Onto, Order, again, take
+from finetune.merge.parts import described
 from finetune.merge.probing import MOST_ROUNDINGS, Probed, probe
 from finetune.merge.prompts import read_prompts
 from finetune.merge.proof import MOST_SHARE, Proven, claims_of, compare_answers
@@ -53,15 +54,18 @@ class Told:
     progress: Progress
 
 
-def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress) -> dict[str, Any]:
-    """Merges a run's adapter into its base; goes on where an interrupted merge was; gives its manifest entry.
+def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress, mix: Mix = ALONE) -> dict[str, Any]:
+    """Merges a run's adapter, or several as one, into its base, and gives the manifest entry.
+
+    It goes on where an interrupted merge was.
 
     Args:
         run: that finished.
         onto: the published weights, or what 4 bits restored of them in training.
-        out: the folder to make; without one it is `merged` in the run.
+        out: the folder to make; without one it lies in the run: `merged`, or with the others' names behind.
         say: takes a line for the user.
         progress: is told after each piece.
+        mix: what becomes one with the run's adapter.
 
     Raises:
         ArtifactError: run, adapter or base is not what it was, or there is something in the place of the folder.
@@ -69,51 +73,23 @@ def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress) 
         ProofFailed: what was made is not base and adapter; it keeps its `.partial` name.
         RunLocked: another process works in the run.
     """
-    began, out = time.monotonic(), Path(os.path.normpath(out or run.merged))
+    began, out = time.monotonic(), Path(os.path.normpath(out or mix.folder(run, "merged")))
     told = Told(say, progress)
     with locked(run):
         journal = Journal(out)
         journal.tidy()
-        if (finished := _finished(run, onto, journal, say)) is not None:
-            return finished
-        order = take(run, onto)
-        fix = f"give another one: {again(run, onto, out.with_name(f'{out.name}-2'))}"
-        with atomic.refusal_told(out, fix), atomic.full_disk_told(journal.model, then=again(run, onto, out)):
+        asked = {"onto": onto, **described(run, mix)}
+        if (entry := finished(run, "merge", asked, journal, say)) is not None:
+            return entry
+        order = take(run, onto, mix)
+        fix = f"give another one: {again(run, onto, out.with_name(f'{out.name}-2'), mix)}"
+        with atomic.refusal_told(out, fix), atomic.full_disk_told(journal.model, then=again(run, onto, out, mix)):
             _check_room(order, journal)
             if journal.open(order.identity):
                 say(f"going on in {journal.folder}: what is there is verified first")
             copied = _write(order, journal, told)
             journal.proven(_prove(order, journal, told, began, copied))
-            return _publish(run, journal)
-
-
-def _finished(run: Run, onto: str, journal: Journal, say: Say) -> dict[str, Any] | None:
-    """Gives the entry of a merge that is over, its files verified; one that was killed at the very end is ended here.
-
-    Raises:
-        ArtifactError: there is something else in the place of the folder.
-    """
-    out = journal.out
-    if not os.path.lexists(out):
-        return None
-    stages = manifest.read(run.manifest)["stages"]
-    entries = [e for e in stages if e["stage"] == "merge" and e["inputs"].get("onto") == onto]
-    if os.path.lexists(journal.folder) and journal.read()["run"] == str(run.path.resolve()) and journal.entry:
-        entries.append(journal.entry)
-    for entry in reversed(entries):
-        if _is_whole(run, out, entry["outputs"]):
-            if entry is journal.entry:
-                return _publish(run, journal)
-            say("the merge is finished, and its files are those that were proven")
-            return dict(entry)
-    fix = f"mv {shlex.quote(str(out))} {shlex.quote(f'{out}-before')}   # or name another folder by --out"
-    raise ArtifactError("there is something in this place", where=str(out), fix=fix)
-
-
-def _is_whole(run: Run, out: Path, outputs: dict[str, str]) -> bool:
-    """Tells whether a folder holds what an entry says that it made there, and nothing besides."""
-    files = {run.named(file): file for file in out.iterdir()} if out.is_dir() else {}
-    return files.keys() == outputs.keys() and all(atomic.sha256(f) == outputs[name] for name, f in files.items())
+            return publish(run, journal)
 
 
 def _check_room(order: Order, journal: Journal) -> None:
@@ -224,20 +200,6 @@ def _notes(probed: Probed, proven: Proven) -> Iterator[str]:
             f"rounding moves the answers by {proven.share:.0%} of what the tuning did: hardly more was learnt than "
             "bfloat16 can hold; serving the adapter beside its base loses nothing"
         )
-
-
-def _publish(run: Run, journal: Journal) -> dict[str, Any]:
-    """Gives the proven folder its name and adds the stage to the manifest, in an order that a kill cannot harm."""
-    entry = journal.entry
-    assert entry is not None, "what is not proven gets no name"
-    if not os.path.lexists(journal.out):
-        for file in journal.model.iterdir():
-            shutil.copymode(run.recipe, file)
-        atomic.publish(journal.model, journal.out)
-    if entry not in manifest.read(run.manifest)["stages"]:
-        manifest.add(run.manifest, Entry(**entry))
-    journal.close()
-    return entry
 
 
 def _figure(claim: str, measured: float, tolerance: float | None) -> Claim:

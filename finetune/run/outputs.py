@@ -21,10 +21,10 @@ def made_by(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {name: (digest, stage["stage"]) for stage in told["stages"] for name, digest in stage["outputs"].items()}
 
 
-def last(told: dict[str, Any], stage: str, **inputs: str) -> dict[str, Any] | None:
-    """Gives the newest entry of a stage that had these inputs; None where there is none."""
+def last(told: dict[str, Any], stage: str, **inputs: str | None) -> dict[str, Any] | None:
+    """Gives the newest entry of a stage with these inputs, or None; an input that is None is one that it must lack."""
     entries = [entry for entry in told["stages"] if entry["stage"] == stage]
-    fitting = [entry for entry in entries if entry["inputs"].items() >= inputs.items()]
+    fitting = [entry for entry in entries if all(entry["inputs"].get(key) == inputs[key] for key in inputs)]
     return fitting[-1] if fitting else None
 
 

@@ -54,7 +54,7 @@ def check_chain(run: Run, base: Path | None, progress: Callable[[str, int, int],
         yield claim("no stage is finished yet", 0)
     trained = outputs.last(told, "train")
     for stage in ("merge", "ledger"):
-        entry = outputs.last(told, stage)
+        entry = outputs.last(told, stage, adapters=None)  # which a merge of several names
         if entry and trained:
             took = {name: digest for name, digest in entry["inputs"].items() if name in trained["outputs"]}
             same = took.items() <= trained["outputs"].items()

@@ -9,7 +9,7 @@ import numpy
 import torch
 
 from finetune.export import engine
-from finetune.merge.changes import Adapter
+from finetune.merge.changes import Changes
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import model_on_disk, states
 from finetune.merge.weights import Weights
@@ -36,7 +36,7 @@ def logits(file: Path, ids: list[int], out: Path, lora: Path | None = None) -> P
 
 
 def apart_from_folder(
-    folder: Path, plan: Plan, ids: list[int], found: Path, adapter: Adapter | None = None
+    folder: Path, plan: Plan, ids: list[int], found: Path, adapter: Changes | None = None
 ) -> Distance:
     """Compares logits with those of a folder of shards, computed in float32 as its matrices are read from disk.
 

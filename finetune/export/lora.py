@@ -28,7 +28,7 @@ from finetune.export import answers, engine
 from finetune.export.converter import Converter
 from finetune.export.readback import ARCHITECTURES
 from finetune.export.template import template_as_trained
-from finetune.merge.changes import PREFIX, LowRank, OfExperts, experts_in
+from finetune.merge.changes import PREFIX, Adapter, LowRank, OfExperts, experts_in
 from finetune.merge.order import Order
 from finetune.merge.prompts import read_prompts
 from finetune.model.adapter import CONFIG, WEIGHTS
@@ -78,7 +78,7 @@ def room_bytes(order: Order) -> int:
     Raises:
         ArtifactError: llama.cpp cannot add such an adapter to its base, and the merged model is the way.
     """
-    adapter = order.adapter
+    adapter = Adapter(order.run.adapter)
     fix = f"finetune export {shlex.quote(str(order.run.path))} --gguf q8_0   # the merged model holds it"
     where, what = str(adapter.folder), "llama.cpp cannot add this adapter to its base"
     if adapter.config["use_dora"]:
@@ -145,7 +145,11 @@ def _compares(order: Order) -> bool:
 
 def _lay_out(order: Order, making: Path) -> Path:
     """Writes the adapter into a folder as the converter takes it."""
-    folder, alpha, written = making / order.run.name, order.adapter.config["lora_alpha"], dict[str, torch.Tensor]()
+    folder, alpha, written = (
+        making / order.run.name,
+        Adapter(order.run.adapter).config["lora_alpha"],
+        dict[str, torch.Tensor](),
+    )
     folder.mkdir()
     for matrix, (a, b, scale) in pairs(order):
         at = f"{PREFIX}{matrix}.lora_"
@@ -177,7 +181,7 @@ def check(file: Path, order: Order, converter: Converter) -> list[Claim]:
     """
     config = read_json(order.base.folder / "config.json", "the base's config")
     fields, numbers = converter.run("read", file)["fields"], file.with_suffix(".safetensors")
-    alpha = float(torch.tensor(order.adapter.config["lora_alpha"]))
+    alpha = float(torch.tensor(Adapter(order.run.adapter).config["lora_alpha"]))
     wanted = {
         "general.type": "adapter",
         "adapter.type": "lora",

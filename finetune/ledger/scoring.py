@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from finetune.data import Example
 from finetune.export import engine
-from finetune.merge.changes import Adapter
+from finetune.merge.changes import Changes
 from finetune.merge.ondisk import model_on_disk
 from finetune.merge.weights import Weights
 from finetune.model import Score
@@ -24,7 +24,7 @@ BATCH_TOKENS = 4096
 
 @torch.no_grad()
 def score_on_disk(
-    weights: Weights, plan: Plan, adapter: Adapter | None, examples: Sequence[Example], device: torch.device
+    weights: Weights, plan: Plan, adapter: Changes | None, examples: Sequence[Example], device: torch.device
 ) -> Score:
     """Scores examples in float32, a few rows of a matrix in memory at a time.
 

@@ -33,11 +33,11 @@ def ledger(
     if as_json:
         print(json.dumps(told, indent=2))
         return
-    print("\n".join(_table(told)))
+    print("\n".join(table(told)))
     print(opened.ledger_plot)
 
 
-def _table(told: dict[str, Any]) -> list[str]:
+def table(told: dict[str, Any]) -> list[str]:
     """Lays a ledger out for a terminal."""
     from finetune.ledger.drawing import label, size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,32 +15,49 @@ from finetune.cli.merging import Bar
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
 
+if TYPE_CHECKING:
+    from finetune.run import Run
+
+
+GGUF = typer.Option(
+    None,
+    "--gguf",
+    metavar="KINDS",
+    help="bf16, q8_0, q4_k_m, …, with commas. Default: q4_k_m,q8_0, or none beside --adapter or --projector.",
+)
+ADAPTER = typer.Option(False, "--adapter", help="The adapter as a GGUF LoRA, for any GGUF of its base.")
+PROJECTOR = typer.Option(False, "--projector", help="The base's vision as a GGUF of its own (mmproj).")
+VLLM = typer.Option(False, "--vllm", help="The adapter as vLLM serves it, and nothing else.")
+OUT = typer.Option(None, "--out", metavar="FOLDER", help="Where to write. Default: RUN/gguf, or RUN/vllm.")
+CONVERTER = typer.Option(
+    None, "--converter", metavar="FOLDER", help="A checkout of llama.cpp, instead of the pinned converter."
+)
+
 
 def export(
     run: Path = typer.Argument(help="The run folder."),
-    gguf: str | None = typer.Option(
-        None,
-        "--gguf",
-        metavar="KINDS",
-        help="bf16, q8_0, q4_k_m, …, with commas. Default: q4_k_m,q8_0, or none beside --adapter or --projector.",
-    ),
-    adapter: bool = typer.Option(False, "--adapter", help="The adapter as a GGUF LoRA, for any GGUF of its base."),
-    projector: bool = typer.Option(False, "--projector", help="The base's vision as a GGUF of its own (mmproj)."),
-    out: Path | None = typer.Option(None, "--out", metavar="FOLDER", help="Where to write. Default: RUN/gguf."),
-    converter: Path | None = typer.Option(
-        None, "--converter", metavar="FOLDER", help="A checkout of llama.cpp, instead of the pinned converter."
-    ),
+    gguf: str | None = GGUF,
+    adapter: bool = ADAPTER,
+    projector: bool = PROJECTOR,
+    vllm: bool = VLLM,
+    out: Path | None = OUT,
+    converter: Path | None = CONVERTER,
     ollama: str | None = handing.OLLAMA,
     lmstudio: bool = handing.LMSTUDIO,
     publisher: str | None = handing.PUBLISHER,
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the folder."),
 ) -> None:
-    """Write a run's model as GGUF files and a Modelfile, and prove them. It is merged first, if it was not."""
+    """Write a run's model as GGUF files and a Modelfile, or its adapter, for those who serve it, and prove them."""
     from finetune.run import open_run
 
     with stopping.heard() as stop:
         opened = open_run(run)
+        if vllm:
+            others = {"--gguf": gguf, "--adapter": adapter, "--projector": projector, "--ollama": ollama}
+            _check_alone({**others, "--lmstudio": lmstudio, "--publisher": publisher, "--converter": converter})
+            _for_vllm(opened, out, stop, Bar(quiet), as_json)
+            return
         parts = [part for part, wanted in (("adapter", adapter), ("projector", projector)) if wanted]
         words = ["finetune", "export", str(run), *(["--gguf", gguf] if gguf is not None else [])]
         words += [*(f"--{part}" for part in parts), *(["--out", str(out)] if out else [])]
@@ -62,6 +79,28 @@ def export(
             entries.append(export_run(opened, kinds, out, converter, kept(), bar.say, bar.show, vision))
             handed = hand_on(opened, folder, kinds, bar)
     print(json.dumps({"folder": str(folder), **_together(entries), **handed}) if as_json else folder)
+
+
+def _check_alone(others: dict[str, Any]) -> None:
+    """Makes sure that nothing else is asked for beside --vllm, whose folder is another.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    if given := [word for word, told in others.items() if told]:
+        why = "its folder is another than that of GGUF files"
+        raise RecipeError(
+            "--vllm goes alone", where=f"--vllm {' '.join(given)}", why=why, fix="give --vllm in a command of its own"
+        )
+
+
+def _for_vllm(run: Run, out: Path | None, stop: stopping.Stop, bar: Bar, as_json: bool) -> None:
+    stop.idle = shlex.join(["finetune", "export", str(run.path), "--vllm", *(["--out", str(out)] if out else [])])
+    quiet_libraries()
+    from finetune.export import export_for_vllm
+
+    entry, folder = export_for_vllm(run, out, bar.say), out or run.path / "vllm"
+    print(json.dumps({"folder": str(folder), **entry}) if as_json else folder)
 
 
 def _together(entries: list[dict[str, Any]]) -> dict[str, Any]:

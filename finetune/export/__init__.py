@@ -5,5 +5,16 @@ from finetune.export.beside import export_beside
 from finetune.export.made import gguf_file
 from finetune.export.projector import projector_name
 from finetune.export.verb import DEFAULT, KINDS, export
+from finetune.export.vllm import export_for_vllm
 
-__all__ = ["DEFAULT", "KINDS", "export", "export_beside", "gguf_file", "lmstudio", "ollama", "projector_name"]
+__all__ = [
+    "DEFAULT",
+    "KINDS",
+    "export",
+    "export_beside",
+    "export_for_vllm",
+    "gguf_file",
+    "lmstudio",
+    "ollama",
+    "projector_name",
+]

@@ -32,7 +32,7 @@ from finetune.merge.changes import PREFIX, Adapter, LowRank, OfExperts, experts_
 from finetune.merge.order import Order
 from finetune.merge.prompts import read_prompts
 from finetune.model.adapter import CONFIG, WEIGHTS
-from finetune.run import Claim, Run
+from finetune.run import Claim, Run, claim
 from finetune.shards import read_json, shards
 
 KIND = "F32"
@@ -203,8 +203,8 @@ def check(file: Path, order: Order, converter: Converter) -> list[Claim]:
         if not same or not torch.allclose(mine, theirs, rtol=ROUNDING, atol=0.0):
             raise ProofFailed("a matrix of the GGUF is not the adapter's", where=f"{file}  {name}")
     return [
-        _claim("kind, architecture and alpha read back", len(wanted), len(wanted)),
-        _claim("tensors that are the adapter's, A bit for bit and B at the scale of training", len(found), len(names)),
+        claim("kind, architecture and alpha read back", len(wanted), len(wanted)),
+        claim("tensors that are the adapter's, A bit for bit and B at the scale of training", len(found), len(names)),
     ]
 
 
@@ -230,10 +230,8 @@ def _compare(file: Path, order: Order, converter: Converter, making: Path) -> li
         why = f"mean KL is {tuned}, more than {MOST_KL:g}; without the adapter it is {untuned}"
         raise ProofFailed("llama.cpp answers otherwise than base and adapter", where=file.name, why=why)
     return [
-        _claim(
-            f"mean KL from base and adapter over {prompts.told}, by llama.cpp with the base in bf16", tuned, MOST_KL
-        ),
-        _claim("the same without the adapter", untuned, None),
+        claim(f"mean KL from base and adapter over {prompts.told}, by llama.cpp with the base in bf16", tuned, MOST_KL),
+        claim("the same without the adapter", untuned, None),
     ]
 
 
@@ -258,7 +256,3 @@ def _expected(order: Order, text: Mapping[str, Any]) -> Iterator[tuple[str, Pair
             case "linear_attn.out_proj":
                 a = a[:, rows]
         yield f"blk.{layer}.{NAMES[place]}.weight", (a, b, scale)
-
-
-def _claim(claim: str, measured: float, tolerance: float | None) -> Claim:
-    return {"claim": claim, "measured": measured, "tolerance": tolerance, "holds": True}

@@ -19,7 +19,7 @@ from finetune.errors import ArtifactError, ProofFailed
 from finetune.export.converter import Converter
 from finetune.merge.order import Order
 from finetune.model.streaming import read_whole
-from finetune.run import Claim, Run
+from finetune.run import Claim, Run, claim
 from finetune.shards import Stored, read_json
 
 KIND = "F16"
@@ -119,7 +119,7 @@ def _check_fields(file: Path, order: Order, converter: Converter) -> list[Claim]
         found, told = torch.tensor(fields[f"clip.vision.{name}"]), torch.tensor(prepared[name])
         if not torch.equal(found.float(), told.float()):
             raise ProofFailed(f"{name} of the projector is {found.tolist()}, not {told.tolist()}", where=str(file))
-    return [_claim("architecture, kind, sizes and preparation of pictures read back", len(wanted) + 2)]
+    return [claim("architecture, kind, sizes and preparation of pictures read back", len(wanted) + 2, len(wanted) + 2)]
 
 
 def _same_weights(file: Path, order: Order, converter: Converter) -> Claim:
@@ -138,7 +138,7 @@ def _same_weights(file: Path, order: Order, converter: Converter) -> Claim:
     for name, weight in wanted.items():
         if not torch.equal(found[name], weight.to(found[name].dtype)):
             raise ProofFailed("a weight of the projector is not the base's", where=f"{file}  {name}")
-    return _claim("tensors that are the base's, matrices rounded to F16", len(found))
+    return claim("tensors that are the base's, matrices rounded to F16", len(found), len(wanted))
 
 
 def _expected(order: Order) -> Iterator[tuple[str, torch.Tensor]]:
@@ -152,7 +152,3 @@ def _expected(order: Order) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name + suffix, weight[:, :, frame]
         else:
             yield name, weight
-
-
-def _claim(claim: str, number: int) -> Claim:
-    return {"claim": claim, "measured": number, "tolerance": number, "holds": True}

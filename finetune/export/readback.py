@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ProofFailed
-from finetune.run import Claim
+from finetune.run import Claim, claim
 from finetune.shards import read_json
 
 ARCHITECTURES = {"qwen3_5": "qwen35", "qwen3_5_moe": "qwen35moe"}
@@ -57,8 +57,8 @@ def check_fields(file: Path, told: dict[str, Any], merged: Path, template: str) 
             )
     kinds = Counter(kind for _, kind, _ in tensors)
     return [
-        _claim(f"{', '.join(wanted)} read back", len(wanted), len(wanted)),
-        _claim("tensors", ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())), None),
+        claim(f"{', '.join(wanted)} read back", len(wanted), len(wanted)),
+        claim("tensors", ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())), None),
     ]
 
 
@@ -78,11 +78,7 @@ def same_weights(file: Path, merged: Path) -> Claim:
     for name, weight in whole.items():
         if name not in made or not torch.equal(made[name], weight):
             raise ProofFailed("a weight of the GGUF is not the merged model's", where=f"{file}  {name}")
-    return _claim("weights that transformers reads back bit for bit", len(whole), len(whole))
-
-
-def _claim(claim: str, measured: int | str, tolerance: int | None) -> Claim:
-    return {"claim": claim, "measured": measured, "tolerance": tolerance, "holds": True}
+    return claim("weights that transformers reads back bit for bit", len(whole), len(whole))
 
 
 def _content(token: Any) -> str:

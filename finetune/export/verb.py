@@ -6,6 +6,7 @@ of a file is read back from it, by llama.cpp's own reader and by transformers', 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -21,14 +22,16 @@ from finetune.export import answers, engine
 from finetune.export.converter import Converter, digest, find
 from finetune.export.made import gguf_file, keep, make_room
 from finetune.export.modelfile import modelfile, served_as_trained
+from finetune.export.quality import Quality, remembered, table, write
 from finetune.export.quantising import CONVERTED, FTYPES, Quantiser, find_quantiser, missing
 from finetune.export.readback import check_fields, same_weights
 from finetune.export.template import template_as_trained
 from finetune.merge import merge
+from finetune.merge.logits import Distance
 from finetune.merge.prompts import Prompts, read_prompts
 from finetune.plan import read_plan
 from finetune.recipe import load
-from finetune.run import Claim, Entry, Run, atomic, locked, manifest
+from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest
 from finetune.shards import shards
 
 Say = Callable[[str], None]
@@ -109,17 +112,26 @@ def export(
     found = find(converter, cache)
     merge(run, "bf16", None, say, progress)
     with locked(run):
-        recipe = load(run.recipe)
-        order = Order(run, kinds, out or run.path / "gguf", found, read_prompts(recipe, run.merged))
+        order = Order(run, kinds, out or run.path / "gguf", found, read_prompts(load(run.recipe), run.merged))
         with atomic.refusal_told(order.out, "name another folder by --out"), atomic.full_disk_told(order.out):
             make_room(order.out, run, _most_bytes(order))
-            template = template_as_trained(run, run.merged)
             with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
-                claims = _make(order, template, Path(making), quantiser, say)
-            text = modelfile(order.file(kinds[0]).name, served_as_trained(run), projector)
-            atomic.write_text(order.out / "Modelfile", text)
-        manifest.add(run.manifest, entry := _entry(order, claims, began))
+                claims, files = _make(order, Path(making), quantiser, say)
+            beside = _write_beside(order, files, projector, say)
+        manifest.add(run.manifest, entry := _entry(order, claims, beside, began))
     return vars(entry)
+
+
+def _write_beside(order: Order, files: list[Quality], projector: str | None, say: Say) -> list[Path]:
+    """Writes the Modelfile and the table of all kinds in the folder, tells the latter, and gives what it wrote."""
+    text = modelfile(order.file(order.kinds[0]).name, served_as_trained(order.run), projector)
+    atomic.write_text(order.out / "Modelfile", text)
+    all_kinds = remembered(order.out, files)
+    for line in table(all_kinds):
+        say(line)
+    if not engine.is_installed():
+        say("answers are compared where llama-cpp-python is installed")
+    return [order.out / "Modelfile", *write(order.out, order.run.name, all_kinds)]
 
 
 def _most_bytes(order: Order) -> int:
@@ -128,10 +140,11 @@ def _most_bytes(order: Order) -> int:
     return round(sum(LARGEST_SHARE.get(kind, 0.54) * whole for kind in {*order.kinds, "bf16"}))
 
 
-def _make(order: Order, template: str, making: Path, quantiser: Quantiser | None, say: Say) -> list[Claim]:
+def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> tuple[list[Claim], list[Quality]]:
     """Writes each file beside its place, proves it and gives it its name."""
+    template = template_as_trained(order.run, order.merged)
     (making / "template").write_text(template)
-    whole, claims = making / "bf16.gguf", list[Claim]()
+    whole, claims, files = making / "bf16.gguf", list[Claim](), list[Quality]()
     needed = {*order.kinds, *(["bf16"] if quantiser is not None else [])}
     for kind in sorted(needed, key=lambda kind: kind != "bf16"):  # of which the quantised ones are made
         began, made = time.monotonic(), making / f"{kind}.gguf"
@@ -140,49 +153,70 @@ def _make(order: Order, template: str, making: Path, quantiser: Quantiser | None
         else:
             assert quantiser is not None, "looked for before anything was begun"
             quantiser(whole, made, kind)
-        size = made.stat().st_size
-        found = check_fields(made, order.converter.run("read", made), order.merged, template)
-        found += _compared(order, kind, making)
+        told = order.converter.run("read", made)
+        found, away = check_fields(made, told, order.merged, template), _distance(order, kind, making)
+        if kind == "bf16" and 2 * made.stat().st_size < MEMORY_SHARE * host.free_bytes():
+            found.append(same_weights(made, order.merged))
         if kind in order.kinds:
             file = order.file(kind)
-            for claim in found:
-                claim["claim"] = f"{file.name}: {claim['claim']}"
+            found += _claims(kind, away) if away else []
+            claims += [{**each, "claim": f"{file.name}: {each['claim']}"} for each in found]
+            files.append(_quality(file, kind, made.stat().st_size, told, away))
             if kind != "bf16":
                 keep(made, file)
-            claims += found
-            away = [claim["measured"] for claim in found if "mean KL" in claim["claim"]]
-            told = f"mean KL {away[0]}" if away else "its answers are not compared: llama-cpp-python is not installed"
-            say(f"{file.name}  {told}; {size / 1e9:,.3f} GB, {time.monotonic() - began:.0f} s")
+            say(f"{file.name}  made and proven, {time.monotonic() - began:.0f} s")
     if "bf16" in order.kinds:
         keep(whole, order.file("bf16"))
-    return claims
+    return claims, files
 
 
-def _compared(order: Order, kind: str, making: Path) -> list[Claim]:
-    """Compares a file's weights with the merged model's, or its answers with those of the one in bf16."""
-    made, claims = making / f"{kind}.gguf", list[Claim]()
-    if kind == "bf16" and 2 * made.stat().st_size < MEMORY_SHARE * host.free_bytes():
-        claims.append(same_weights(made, order.merged))
+def _distance(order: Order, kind: str, making: Path) -> Distance | None:
+    """Compares a file's answers with those of the one in bf16, and that one's with the merged model's.
+
+    Returns:
+        None where llama.cpp cannot be asked.
+
+    Raises:
+        ProofFailed: they are another model's.
+    """
+    made = making / f"{kind}.gguf"
     if not engine.is_installed() or not (making / "bf16.gguf").exists():
-        return claims
+        return None
     found = answers.logits(made, order.prompts.ids, making / f"{kind}.npy")
     if kind == "bf16":
         away = answers.apart_from_folder(order.merged, read_plan(order.run.plan), order.prompts.ids, found)
-        beside = "the merged model"
     else:
-        away, beside = answers.apart(making / "bf16.npy", found), "bf16"
+        away = answers.apart(making / "bf16.npy", found)
         found.unlink()
-    most = MOST_KL.get(kind, MOST_KL_OF_FEW_BITS)
-    if not away.mean_kl <= most:
-        why = f"mean KL from {beside} is {away.mean_kl:.3g}, more than {most:g}"
+    if not away.mean_kl <= _most_kl(kind):
+        why = f"mean KL from {_beside(kind)} is {away.mean_kl:.3g}, more than {_most_kl(kind):g}"
         raise ProofFailed(f"what {kind} answers is another model's", where=str(order.file(kind)), why=why)
-    claims.append(_claim(f"mean KL from {beside}, by llama.cpp", float(f"{away.mean_kl:.3g}"), most))
-    claims.append(_claim("share of likeliest tokens that stay", round(away.agreement, 4), None))
-    return claims
+    return away
 
 
-def _entry(order: Order, claims: list[Claim], began: float) -> Entry:
-    files = [*map(order.file, order.kinds), order.out / "Modelfile"]
+def _claims(kind: str, away: Distance) -> list[Claim]:
+    return [
+        claim(f"mean KL from {_beside(kind)}, by llama.cpp", float(f"{away.mean_kl:.3g}"), _most_kl(kind)),
+        claim("share of likeliest tokens that stay", round(away.agreement, 4)),
+    ]
+
+
+def _most_kl(kind: str) -> float:
+    return MOST_KL.get(kind, MOST_KL_OF_FEW_BITS)
+
+
+def _beside(kind: str) -> str:
+    return "the merged model" if kind == "bf16" else "bf16"
+
+
+def _quality(file: Path, kind: str, num_bytes: int, told: dict[str, Any], away: Distance | None) -> Quality:
+    num_weights = sum(math.prod(shape) for _, _, shape in told["tensors"])
+    kl, agreement = (away.mean_kl, away.agreement) if away else (None, None)
+    return Quality(kind, file.name, num_bytes, num_weights, kl, agreement)
+
+
+def _entry(order: Order, claims: list[Claim], beside: list[Path], began: float) -> Entry:
+    files = [*map(order.file, order.kinds), *beside]
     return Entry(
         stage="export",
         inputs={"merged": str(order.merged), "prompts": order.prompts.told},
@@ -196,7 +230,3 @@ def _entry(order: Order, claims: list[Claim], began: float) -> Entry:
         seconds=round(time.monotonic() - began, 1),
         finished=manifest.now(),
     )
-
-
-def _claim(claim: str, measured: float, tolerance: float | None) -> Claim:
-    return {"claim": claim, "measured": measured, "tolerance": tolerance, "holds": True}

@@ -25,7 +25,7 @@ from finetune.merge.prompts import Prompts
 from finetune.merge.rounding import unit_in_the_last_place
 from finetune.merge.weights import Weights
 from finetune.plan import Plan
-from finetune.run import Claim
+from finetune.run import Claim, claim
 
 MOST_SHARE = 0.05
 """Of the tuning's own distance, that the merged model may be away from base and adapter: it keeps at least 95 %."""
@@ -115,13 +115,13 @@ def claims_of(proven: Proven, prompts: Prompts) -> list[Claim]:
             "tolerance": proven.most_kl,
             "holds": True,
         },
-        _figure("mean KL of the base against base + adapter, for scale", base.mean_kl),
-        _figure("largest difference of a logit", merged.max_difference),
-        _figure("share of tokens whose likeliest next token is the same", merged.agreement),
-        _figure("the same of the base, for scale", base.agreement),
+        claim("mean KL of the base against base + adapter, for scale", base.mean_kl),
+        claim("largest difference of a logit", merged.max_difference),
+        claim("share of tokens whose likeliest next token is the same", merged.agreement),
+        claim("the same of the base, for scale", base.agreement),
     ]
     if proven.rounding is not None:
-        told.append(_figure("mean KL that rounding errors by chance make", proven.rounding.mean_kl))
+        told.append(claim("mean KL that rounding errors by chance make", proven.rounding.mean_kl))
     return told
 
 
@@ -149,7 +149,3 @@ def _distances(base: Weights, tuned: torch.Tensor, others: Iterable[tuple[torch.
             own = rows if weights is base else weights.part(name, first, first + len(rows))
             comparison.take(first, wanted, given @ own.T)
     return [comparison.distance() for comparison, _, _ in compared]
-
-
-def _figure(claim: str, measured: float) -> Claim:
-    return {"claim": claim, "measured": measured, "tolerance": None, "holds": True}

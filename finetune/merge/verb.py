@@ -32,7 +32,7 @@ from finetune.merge.probing import MOST_ROUNDINGS, Probed, probe
 from finetune.merge.prompts import read_prompts
 from finetune.merge.proof import MOST_SHARE, Proven, claims_of, compare_answers
 from finetune.merge.weights import Weights
-from finetune.run import Claim, Entry, Run, atomic, locked, manifest
+from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest
 from finetune.shards import Stored, shards
 
 Say = Callable[[str], None]
@@ -152,7 +152,7 @@ def _prove(order: Order, journal: Journal, told: Told, began: float, copied: flo
         stage="merge",
         inputs=order.inputs,
         outputs={order.run.named(journal.out / name): digest for name, digest in sorted(journal.files.items())},
-        claims=[*_claims(order, journal, told), _figure("seconds of writing", round(copied, 1), None)],
+        claims=[*_claims(order, journal, told), claim("seconds of writing", round(copied, 1), None)],
         versions={
             "finetune": __version__,
             "python": platform.python_version(),
@@ -179,9 +179,9 @@ def _claims(order: Order, journal: Journal, told: Told) -> list[Claim]:
     prompts = read_prompts(order.recipe, base)
     proven = compare_answers(order.base, merged, order.adapter, order.plan, prompts, told.say)
     found = [
-        _figure("tensors without an adapter, the base's bit for bit", same, len(merged.tensors) - len(order.touched)),
-        _figure("tensors with an adapter that differ from the base's", probed.changed, sum(order.touched.values())),
-        _figure("mean square error of the worst tensor, over that of rounding", probed.most_roundings, MOST_ROUNDINGS),
+        claim("tensors without an adapter, the base's bit for bit", same, len(merged.tensors) - len(order.touched)),
+        claim("tensors with an adapter that differ from the base's", probed.changed, sum(order.touched.values())),
+        claim("mean square error of the worst tensor, over that of rounding", probed.most_roundings, MOST_ROUNDINGS),
         *claims_of(proven, prompts),
     ]
     for note in _notes(probed, proven):
@@ -200,8 +200,3 @@ def _notes(probed: Probed, proven: Proven) -> Iterator[str]:
             f"rounding moves the answers by {proven.share:.0%} of what the tuning did: hardly more was learnt than "
             "bfloat16 can hold; serving the adapter beside its base loses nothing"
         )
-
-
-def _figure(claim: str, measured: float, tolerance: float | None) -> Claim:
-    """Writes down what was held to its tolerance before; what it should equal stands there too."""
-    return {"claim": claim, "measured": measured, "tolerance": tolerance, "holds": True}

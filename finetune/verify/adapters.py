@@ -36,7 +36,7 @@ def check_adapter(folder: Path, base: Path) -> Iterator[Claim]:
         yield claim("layout", "PEFT")
         yield from _check(Adapter(folder), parameters)
         return
-    yield claim("layout", "vLLM, each routed expert by itself")
+    yield claim("layout", "vLLM")
     with TemporaryDirectory(prefix="finetune-") as staging:
         back = Path(staging)
         try:

@@ -18,8 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 from trial.made_run import made_run
 
 from finetune.errors import ArtifactError
-from finetune.experts.layouts import write_for_vllm
-from finetune.export import export
+from finetune.export import export, export_for_vllm
 from finetune.run import Run, open_run
 from finetune.verify import verify
 
@@ -64,7 +63,14 @@ def test_all_that_a_run_made_is_as_it_was_proven(exported: Run, cache: Path, par
 def test_an_adapter_written_for_vllm_has_the_same_places(
     exported: Run, cache: Path, tmp_path: Path, pico_moe_base: Path
 ) -> None:
-    folder = write_for_vllm(exported.adapter, tmp_path / "served")
+    folder, said = tmp_path / "served", list[str]()
+    entry = export_for_vllm(exported, folder, said.append)
+    assert said == [
+        f"vllm serve {pico_moe_base} --enable-lora --max-lora-rank 8 --enable-mixed-moe-lora-format "
+        f"--lora-modules {exported.name}={folder}"
+    ]
+    assert export_for_vllm(exported, folder, said.append) == entry
+    assert said[1].startswith("the folder is there")
     told = {each["claim"]: each["measured"] for each in verify(folder, pico_moe_base, cache, silent)}
     ours = {each["claim"]: each["measured"] for each in verify(exported.adapter, None, cache, silent)}
     assert told.pop("layout") == "vLLM"
@@ -166,6 +172,14 @@ def test_what_was_removed_whole_is_no_damage_and_what_is_missing_from_a_folder_i
     assert wrong(run.path, cache) == {}
     (run.merged / "config.json").unlink()
     assert list(wrong(run.path, cache).values()) == ["config.json is gone"]
+
+
+def test_a_folder_for_vllm_that_was_harmed_is_not_taken_for_the_adapter(run: Run, cache: Path) -> None:
+    export_for_vllm(run, None, silent)
+    (run.path / "vllm" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"adapter_config.json is not the one that was proven"):
+        export_for_vllm(run, None, silent)
+    assert list(wrong(run.path, cache).values()) == ["adapter_config.json is another"]
 
 
 def test_a_run_whose_base_is_not_here_is_verified_without_it(exported: Run, cache: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from finetune import stopping
-from finetune.cli.merging import Bar
+from finetune.cli.bar import Bar
 from finetune.cli.quiet import quiet_libraries
 
 

@@ -11,7 +11,7 @@ import typer
 
 from finetune import stopping
 from finetune.cli import handing
-from finetune.cli.merging import Bar
+from finetune.cli.bar import Bar
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from finetune.cli.merging import Bar
+from finetune.cli.bar import Bar
 from finetune.errors import RecipeError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from finetune import stopping
+from finetune.cli.bar import Bar
 from finetune.cli.looking import figure
-from finetune.cli.merging import Bar
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import ProofFailed
 

@@ -15,10 +15,13 @@ from finetune.run.folder import Run
 def made_by(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Gives of each file, by the name that the manifest gives it, its sha256 and the stage that made it last.
 
+    What a stage made in a server, named by its address, is no file.
+
     Args:
         told: the manifest.
     """
-    return {name: (digest, stage["stage"]) for stage in told["stages"] for name, digest in stage["outputs"].items()}
+    made = [(name, digest, stage["stage"]) for stage in told["stages"] for name, digest in stage["outputs"].items()]
+    return {name: (digest, stage) for name, digest, stage in made if "://" not in name}
 
 
 def last(told: dict[str, Any], stage: str, **inputs: str | None) -> dict[str, Any] | None:

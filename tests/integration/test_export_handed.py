@@ -19,7 +19,7 @@ from ollama_server import Ollama, listening
 from trial.made_run import begun_run
 
 from finetune.cli import handing
-from finetune.cli.merging import Bar
+from finetune.cli.bar import Bar
 from finetune.errors import ArtifactError, OutsideError, ProofFailed, RecipeError
 from finetune.export import gguf_file, lmstudio, ollama
 from finetune.export.modelfile import modelfile, served_as_trained

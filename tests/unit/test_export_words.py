@@ -11,6 +11,7 @@ from finetune.errors import OutsideError, RecipeError
 from finetune.export.modelfile import modelfile, served
 from finetune.export.ollama import check_name, parameters
 from finetune.export.ollama_api import server
+from finetune.export.quality import Quality, remembered, table, write
 from finetune.export.quantising import find_quantiser, missing
 from finetune.export.template import as_trained
 
@@ -171,3 +172,28 @@ def test_names_that_ollama_refuses_are_refused_before_anything_is_made(name: str
 def test_parameters_are_read_as_go_writes_them() -> None:
     text = 'num_ctx                        1.048576e+06\nstop    "<|im_end|>"\nstop    "\\n"\ntemperature 0.7'
     assert parameters(text) == {"num_ctx": [1_048_576.0], "stop": ["<|im_end|>", "\n"], "temperature": [0.7]}
+
+
+def quality(kind: str, num_bytes: int, mean_kl: float | None) -> Quality:
+    agreement = None if mean_kl is None else 0.9
+    return Quality(kind, f"r-{kind.upper()}.gguf", num_bytes, 1000, mean_kl, agreement)
+
+
+def test_the_table_of_kinds_remembers_earlier_files_that_still_lie_there(tmp_path: Path) -> None:
+    files = [quality("q8_0", 1063, 0.001), quality("q4_k_m", 600, 0.07), quality("q2_k", 300, 0.8)]
+    for each in files:
+        (tmp_path / each.file).write_bytes(bytes(each.num_bytes))
+    written = write(tmp_path, "r", remembered(tmp_path, files))
+    assert [file.name for file in written] == ["quality.json", "quality.png"]
+    (tmp_path / "r-Q2_K.gguf").unlink()
+    (tmp_path / "r-Q4_K_M.gguf").write_bytes(b"another")
+    found = remembered(tmp_path, [quality("bf16", 2000, None)])
+    assert [each.kind for each in found] == ["bf16", "q8_0"]
+    assert table(found)[1:] == [
+        "bf16            0.0 MB          16.00                       not compared",
+        "q8_0            0.0 MB           8.50      0.001                   90.0%",
+    ]
+
+
+def test_a_picture_is_drawn_only_where_answers_were_compared(tmp_path: Path) -> None:
+    assert [file.name for file in write(tmp_path, "r", [quality("q8_0", 1063, None)])] == ["quality.json"]

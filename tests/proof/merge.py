@@ -1,6 +1,6 @@
 """Merges bases of several GB: seconds beside cp, sha256sum and sync, peak memory; then kills small merges.
 
-    scripts/prove merge [--layers 4] [--kills 20] [--seed 0] [--skip-large]
+    scripts/prove merge [--layers 4] [--kills 20] [--seed 0] [--skip-large] [--skip-dequantised]
 
 The bases have the widths of the 27B and of the 35B-A3B, written under .cache/ and removed again; their adapters, over
 all linear layers and all routed experts, are drawn by chance. "Cold" begins after the base's files were dropped from
@@ -46,6 +46,15 @@ ROOT = Path(__file__).parents[2]
 NUM_TOKENS = 49_152
 MOST_TIMES = 1.5
 TURNS = 2
+Case = tuple[str, str, bool]
+
+CASES: tuple[Case, ...] = (
+    ("cold", "bf16", True),
+    ("warm", "bf16", False),
+    ("dequantised, warm", "dequantised", False),
+)
+"""What is told, onto what is merged, whether the base's files are dropped from the page cache first."""
+
 CHILD = """\
 import sys
 from pathlib import Path
@@ -66,6 +75,7 @@ def main() -> int:
     for name, default in (("layers", 4), ("kills", 20), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--skip-large", action="store_true")
+    parser.add_argument("--skip-dequantised", action="store_true")
     wanted = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     wrong: list[str] = []
@@ -75,21 +85,18 @@ def main() -> int:
             words = "".join(f"{word:>9}" for word in ("merge", "times", "proof", "RSS, MB", "planned"))
             print(f"{'':<34}{'GB':>6}{'cp':>7}{'sha256':>8}{'sync':>7}{words}")
             for kind, moe in (("27B's widths", False), ("35B-A3B's widths", True)):
-                wrong += measure(Path(folder) / kind[:3], kind, moe, wanted.layers)
+                cases = CASES[:2] if wanted.skip_dequantised else CASES
+                wrong += measure(Path(folder) / kind[:3], kind, moe, wanted.layers, cases)
         wrong += strike(Path(folder) / "pico", wanted.kills, random.Random(wanted.seed))
     print("\n".join(wrong) or "all bounds hold")
     return bool(wrong)
 
 
-def measure(folder: Path, kind: str, moe: bool, num_layers: int) -> Iterator[str]:
-    """Merges one base, cold and warm, onto its own weights, and once onto those that 4 bits restore."""
+def measure(folder: Path, kind: str, moe: bool, num_layers: int, cases: tuple[Case, ...]) -> Iterator[str]:
+    """Merges one base, cold and warm, onto its own weights, and onto those that 4 bits restore."""
     run = large_run(folder, moe, num_layers)
     base = folder / "base"
-    for told, onto, cold in (
-        ("cold", "bf16", True),
-        ("warm", "bf16", False),
-        ("dequantised, warm", "dequantised", False),
-    ):
+    for told, onto, cold in cases:
         copied, made = [], []
         for _ in range(TURNS):
             copied.append(plainly(base, folder / "copy", cold))

@@ -50,7 +50,7 @@ class Converter:
         Raises:
             OutsideError: it failed; its last words are told.
         """
-        command = [sys.executable, str(DRIVER), str(self.folder), verb, *map(str, words)]
+        command = [sys.executable, "-P", str(DRIVER), str(self.folder), verb, *map(str, words)]
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from finetune.host import end_with_parent
+
 
 def convert(words: list[str]) -> dict[str, Any]:
     """Converts a folder: FOLDER TEMPLATE NAME OUTTYPE OUTFILE."""
@@ -113,6 +115,7 @@ def numbers(words: list[str]) -> dict[str, Any]:
 VERBS = {"convert": convert, "project": project, "adapt": adapt, "read": read, "numbers": numbers}
 
 if __name__ == "__main__":
+    end_with_parent()
     converter, verb, *rest = sys.argv[1:]
     sys.path[:0] = [str(Path(converter) / "gguf-py"), converter]
     print(json.dumps(VERBS[verb](rest)))

@@ -1,16 +1,19 @@
 """llama.cpp through llama-cpp-python, in a process of its own: it may abort, and its memory goes with it.
 
-Imported, it starts itself; as a script, `python engine.py logits|losses FILE WORDS`, what is printed last is JSON.
+Imported, it starts itself. As a script, `python engine.py logits|losses|quantise FILE WORDS`, it prints JSON last.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from finetune.host import end_with_parent
 
 
 def is_installed() -> bool:
@@ -50,12 +53,12 @@ def logits(model: Any, ids: str, out: str) -> dict[str, Any]:
     return {}
 
 
-def losses(model: Any, examples: str) -> dict[str, Any]:
+def losses(model: Any, examples: list[tuple[list[int], list[bool]]]) -> dict[str, Any]:
     """Sums what the learnt tokens of each example cost."""
     import numpy
 
     found = []
-    for ids, learnt in json.loads(Path(examples).read_text()):
+    for ids, learnt in examples:
         model.reset()
         model.eval(ids)
         places = numpy.flatnonzero(learnt[1:])
@@ -66,23 +69,38 @@ def losses(model: Any, examples: str) -> dict[str, Any]:
     return {"losses": found}
 
 
-def _longest(verb: str, told: str) -> int:
-    rows = [json.loads(told)] if verb == "logits" else [ids for ids, _ in json.loads(Path(told).read_text())]
-    return max(map(len, rows))
-
-
-if __name__ == "__main__":
+def quantise(given: str, made: str, kind: str, threads: str) -> None:
+    """Writes a smaller file of one in bf16; `kind` is llama.cpp's number of it."""
     import llama_cpp  # type: ignore[import-not-found]
 
-    verb, file, *words = sys.argv[1:]
-    longest = _longest(verb, words[0])
-    opened = llama_cpp.Llama(
+    wishes = llama_cpp.llama_model_quantize_default_params()
+    wishes.ftype, wishes.nthread = int(kind), int(threads)
+    if code := llama_cpp.llama_model_quantize(given.encode(), made.encode(), ctypes.byref(wishes)):
+        sys.exit(code)
+
+
+def _open(file: str, longest: int, lora: str | None) -> Any:
+    import llama_cpp
+
+    return llama_cpp.Llama(
         file,
         n_ctx=longest,
         n_batch=min(longest, 512),
         n_gpu_layers=-1 if llama_cpp.llama_supports_gpu_offload() else 0,
         logits_all=True,
-        lora_path=words[2] if len(words) > 2 else None,
+        lora_path=lora,
         verbose=False,
     )
-    print(json.dumps(logits(opened, *words[:2]) if verb == "logits" else losses(opened, *words)))
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    match sys.argv[1:]:
+        case ["quantise", given, made, kind, threads]:
+            quantise(given, made, kind, threads)
+        case ["logits", file, ids, out, *lora]:
+            opened = _open(file, len(json.loads(ids)), lora[0] if lora else None)
+            print(json.dumps(logits(opened, ids, out)))
+        case ["losses", file, examples]:
+            rows = json.loads(Path(examples).read_text())
+            print(json.dumps(losses(_open(file, max(len(ids) for ids, _ in rows), None), rows)))

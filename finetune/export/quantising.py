@@ -34,13 +34,7 @@ FTYPES = {
 CONVERTED = ("f32", "f16", "bf16", "q8_0")
 """What the converter writes by itself."""
 
-IN_LIBRARY = """
-import ctypes, sys, llama_cpp
-given, made, kind, threads = sys.argv[1:]
-wishes = llama_cpp.llama_model_quantize_default_params()
-wishes.ftype, wishes.nthread = int(kind), int(threads)
-sys.exit(llama_cpp.llama_model_quantize(given.encode(), made.encode(), ctypes.byref(wishes)))
-"""
+IN_LIBRARY = Path(__file__).with_name("engine.py")
 
 Quantiser = Callable[[Path, Path, str], None]
 
@@ -50,7 +44,8 @@ def find_quantiser(threads: int) -> Quantiser | None:
     tool = shutil.which("llama-quantize")
     if importlib.util.find_spec("llama_cpp") is not None:
         return lambda given, made, kind: _run(
-            [sys.executable, "-c", IN_LIBRARY, str(given), str(made), str(FTYPES[kind]), str(threads)], made
+            [sys.executable, "-P", str(IN_LIBRARY), "quantise", str(given), str(made), str(FTYPES[kind]), str(threads)],
+            made,
         )
     if tool is not None:
         return lambda given, made, kind: _run([tool, str(given), str(made), kind.upper(), str(threads)], made)

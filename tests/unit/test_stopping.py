@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 SCRIPT = """
 import os, signal, time
@@ -67,3 +68,37 @@ def test_a_process_that_waits_inside_a_library_ends_when_it_is_told_again() -> N
         said = process.communicate(timeout=30)[1]
     assert process.returncode == 75
     assert said.count("again to stop at once") == 1
+
+
+CHILD = (
+    "import time; from finetune.host import end_with_parent; end_with_parent(); print(0, flush=True); time.sleep(60)"
+)
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_a_helper_ends_with_the_process_that_started_it_even_if_that_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.stdout.readline()  # it watches
+    assert _runs(child)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _runs(child)
+    parent.stdout.close()
+
+
+def _runs(pid: int) -> bool:
+    """Tells whether a process does more than wait for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -24,7 +24,7 @@ from finetune import __version__
 from finetune.errors import ArtifactError, OutsideError, RecipeError
 from finetune.export.made import sha256_made
 from finetune.export.modelfile import Served, served_as_trained
-from finetune.run import Entry, Run, atomic, locked, manifest
+from finetune.run import Entry, Run, atomic, claim, locked, manifest
 from finetune.shards import read_json
 
 POINTER = ".lmstudio-home-pointer"
@@ -124,10 +124,7 @@ def lay(run: Run, files: list[Path], home: Home, publisher: str) -> dict[str, An
             inputs={run.named(file): digest for file, digest in hashes.items()},
             outputs={str(folder / file.name): digest for file, digest in hashes.items()}
             | {str(preset): atomic.sha256(preset)},
-            claims=[
-                {"claim": f"{name} in LM Studio's folder", "measured": what, "tolerance": None, "holds": True}
-                for name, what in how.items()
-            ],
+            claims=[claim(f"{name} in LM Studio's folder", what) for name, what in how.items()],
             versions={"finetune": __version__},
             seconds=round(time.monotonic() - began, 1),
             finished=manifest.now(),

@@ -21,7 +21,7 @@ from finetune.export.modelfile import Served, served_as_trained
 from finetune.export.ollama_api import Progress, Say
 from finetune.export.readback import ARCHITECTURES
 from finetune.export.template import template_as_trained
-from finetune.run import Entry, Run, locked, manifest
+from finetune.run import Entry, Run, claim, locked, manifest
 from finetune.shards import read_json
 
 PARTS = {
@@ -106,9 +106,7 @@ def create(
             stage="ollama",
             inputs={run.named(file): sha256},
             outputs={f"{name} at {where}": sha256},
-            claims=[
-                {"claim": f"{what} as sent", "measured": it, "tolerance": None, "holds": True} for what, it in told
-            ],
+            claims=[claim(f"{what} as sent", it) for what, it in told],
             versions={"finetune": __version__, "ollama": version},
             seconds=round(time.monotonic() - began, 1),
             finished=manifest.now(),

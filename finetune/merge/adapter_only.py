@@ -32,7 +32,7 @@ from finetune.merge.parts import described
 from finetune.merge.weights import Weights
 from finetune.model.adapter import CONFIG, ROUTER, WEIGHTS
 from finetune.model.experts import TARGETS
-from finetune.run import Claim, Entry, Run, atomic, locked, manifest
+from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest
 
 PROBES = 16
 """Vectors that both are multiplied with."""
@@ -215,13 +215,10 @@ def _prove(adapter: Combined, base: Weights, folder: Path) -> list[Claim]:
             raise ProofFailed(f"{name} is not the weighted sum of the adapters", where=str(folder), why=why)
         most = max(most, error)
     return [
-        {"claim": "weights with an adapter", "measured": len(changed), "tolerance": len(changed), "holds": True},
-        {
-            "claim": "distance of the worst weight's product from the weighted sum of the parts', of its size",
-            "measured": most,
-            "tolerance": MOST_ERROR,
-            "holds": True,
-        },
+        claim("weights with an adapter", len(changed), len(changed)),
+        claim(
+            "distance of the worst weight's product from the weighted sum of the parts', of its size", most, MOST_ERROR
+        ),
     ]
 
 

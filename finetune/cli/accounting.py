@@ -39,7 +39,8 @@ def ledger(
 
 def table(told: dict[str, Any]) -> list[str]:
     """Lays a ledger out for a terminal."""
-    from finetune.ledger.drawing import label, size
+    from finetune.export.quality import size
+    from finetune.ledger.drawing import label
 
     of = f"{told['examples']['scored']} examples, {told['examples']['learnt']:,} tokens"
     lines = [
@@ -47,7 +48,7 @@ def table(told: dict[str, Any]) -> list[str]:
         f"{'':<30}{'size':>11}{'loss':>9}{'from adapter':>14}{'keeps of the tuning, 95 %':>30}  engine",
     ]
     for line in told["steps"]:
-        begun = f"{label(line):<30}{size(line['bytes']):>11}"
+        begun = f"{label(line):<30}{'' if line['bytes'] is None else size(line['bytes']):>11}"
         if "loss" not in line:
             lines.append(f"{begun}{'':>9}  not measured: {line['not_measured']}")
             continue

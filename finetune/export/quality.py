@@ -30,6 +30,11 @@ class Quality:
         return 8 * self.num_bytes / self.num_weights
 
 
+def size(num_bytes: int) -> str:
+    """Tells bytes in the unit that suits them."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
 def remembered(folder: Path, made: Iterable[Quality]) -> list[Quality]:
     """Adds what earlier exports told of files that still lie in the folder; the largest first.
 
@@ -49,10 +54,9 @@ def table(files: list[Quality]) -> list[str]:
     """Lays the files out for a terminal."""
     lines = [f"{'kind':<10}{'size':>12}{'bits a weight':>15}{'mean KL':>11}{'likeliest token stays':>24}"]
     for each in files:
-        size = f"{each.num_bytes / 1e9:,.2f} GB" if each.num_bytes >= 1e9 else f"{each.num_bytes / 1e6:,.1f} MB"
         kl = "" if each.mean_kl is None else f"{each.mean_kl:.2g}"
         stays = "not compared" if each.agreement is None else f"{each.agreement:.1%}"
-        lines.append(f"{each.kind:<10}{size:>12}{each.bits:>15.2f}{kl:>11}{stays:>24}")
+        lines.append(f"{each.kind:<10}{size(each.num_bytes):>12}{each.bits:>15.2f}{kl:>11}{stays:>24}")
     return lines
 
 
@@ -76,11 +80,11 @@ def draw(name: str, points: list[tuple[float, float, Quality]], file: Path) -> N
     axes.plot(bits, distances, color="#9db4c8", linewidth=1)
     axes.plot(bits, distances, "o", color="#c0392b")
     for bit, distance, each in points:
-        told = f"{each.kind}, {each.num_bytes / 1e9:.3g} GB"
-        axes.annotate(told, (bit, distance), (7, 5), textcoords="offset points", fontsize="small")
+        told = f"{each.kind}\n{size(each.num_bytes)}"
+        axes.annotate(told, (bit, distance), (0, 7), textcoords="offset points", ha="center", fontsize="small")
     axes.set(xlabel="bits a weight", ylabel="mean KL from bf16 (nats a token)", title=f"{name}: size and distance")
     axes.set_yscale("log")
-    axes.margins(x=0.2, y=0.15)
+    axes.margins(x=0.1, y=0.2)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file)

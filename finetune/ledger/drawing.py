@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from finetune.export.quality import size
+
 BASE, TUNED, OTHER = "#9db4c8", "#c0392b", "#34495e"
 
 
@@ -13,13 +15,6 @@ def label(line: dict[str, Any]) -> str:
     if line["name"] == "gguf":
         return f"GGUF {line['weights']}"
     return f"{line['name']} ({line['weights']})"
-
-
-def size(num_bytes: int | None) -> str:
-    """Tells bytes in the unit that suits them."""
-    if num_bytes is None:
-        return ""
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def draw(told: dict[str, Any], file: Path) -> None:

@@ -56,6 +56,7 @@ def examine(folder: Path, online: bool = False) -> list[Check]:
         machine.locked_memory(),
         machine.disk(folder),
         machine.builds(),
+        packages.gguf(),
         hub.cache(),
         hub.token(tried.get("hub")),
     ]

@@ -17,6 +17,12 @@ from finetune.errors import ArtifactError, OutsideError
 
 MAGIC = b"GGUF"
 
+HEAD_BYTES = 4096
+"""Of a file, in which its converter tells what it is."""
+
+BESIDE = {"adapter": ("an adapter", "--lora"), "mmproj": ("a base's vision", "--mmproj")}
+"""general.type of files that are no model: what they hold, and llama.cpp's option for them."""
+
 ROOM = 8192
 """Tokens of a conversation, beside the answer that is asked for."""
 
@@ -86,6 +92,22 @@ def _check(file: Path) -> None:
         if opened.read(len(MAGIC)) != MAGIC:
             why = "it does not begin with GGUF"
             raise ArtifactError("this is no GGUF file", where=str(file), why=why, fix="finetune export RUN")
+        opened.seek(0)
+        kind = _kind(opened.read(HEAD_BYTES))
+    for named, beside in BESIDE.items():
+        if kind == named:
+            what, fix = f"this file holds no model but {beside[0]}", f"llama-server -m MODEL.gguf {beside[1]} {file}"
+            raise ArtifactError(what, where=str(file), why="it goes beside one", fix=f"{fix} --jinja")
+
+
+def _kind(head: bytes) -> str:
+    """Reads general.type where it stands at the beginning of a file: key, type of value, length, value.
+
+    Source: llama.cpp, docs of the GGUF format, gguf_metadata_kv_t.
+    """
+    _, found, rest = head.partition(b"general.type")
+    length = int.from_bytes(rest[4:12], "little") if found else 0
+    return rest[12 : 12 + length].decode(errors="replace") if length < HEAD_BYTES else ""
 
 
 def _find() -> Callable[[Path, int, dict[str, Any]], Engine]:

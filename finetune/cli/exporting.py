@@ -75,7 +75,7 @@ def export(
         entries = [export_beside(opened, parts, out, converter, kept(), bar.say)] if parts else []
         folder, handed = out or opened.path / "gguf", {}
         if kinds:
-            vision = projector_name(opened) if projector else None
+            vision = name if (folder / (name := projector_name(opened))).is_file() else None
             entries.append(export_run(opened, kinds, out, converter, kept(), bar.say, bar.show, vision))
             handed = hand_on(opened, folder, kinds, bar)
     print(json.dumps({"folder": str(folder), **_together(entries), **handed}) if as_json else folder)

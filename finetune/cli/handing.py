@@ -64,7 +64,7 @@ def prepare(ollama: str | None, lmstudio: bool, publisher: str | None) -> HandOn
             handed["ollama"] = server.create(run, files[first], first, ollama, bar.say, bar.show, _warn)
             if handed["ollama"]:
                 bar.say(f"ollama run {ollama}")
-        else:
+        elif home is None:
             bar.say(f"{server.by_hand(run.name, folder)}   # serves {kinds[0]}")
         return handed
 

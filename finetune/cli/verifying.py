@@ -34,11 +34,12 @@ def verify(
         for claim in verify_path(path, base, kept(), bar.show):
             found.append(claim)
             if not as_json:
-                print(
-                    f"{'ok  ' if claim['holds'] else 'FAIL'} {claim['claim']}: {figure(claim['measured'])}", flush=True
-                )
+                told = f": {figure(claim['measured'])}" if claim["measured"] != "" else ""
+                print(f"{'ok  ' if claim['holds'] else 'FAIL'} {claim['claim']}{told}", flush=True)
     if as_json:
         print(json.dumps(found, indent=2))
     if wrong := [claim for claim in found if not claim["holds"]]:
-        what = f"{len(wrong)} of {len(found)} claims do not hold"
-        raise ProofFailed(what, where=str(path), why=wrong[0]["claim"])
+        what = f"{len(wrong)} of {len(found)} claims {'does' if len(wrong) == 1 else 'do'} not hold"
+        raise ProofFailed(what, where=str(path), why=f"{wrong[0]['claim']}: {wrong[0]['measured']}")
+    if not as_json:
+        print(f"{len(found)} of {len(found)} claims hold")

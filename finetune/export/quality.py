@@ -52,11 +52,13 @@ def remembered(folder: Path, made: Iterable[Quality]) -> list[Quality]:
 
 def table(files: list[Quality]) -> list[str]:
     """Lays the files out for a terminal."""
-    lines = [f"{'kind':<10}{'size':>12}{'bits a weight':>15}{'mean KL':>11}{'likeliest token stays':>24}"]
+    lines = [f"{'kind':<10}{'size':>12}{'bits a weight':>15}{'KL from bf16':>15}{'likeliest token stays':>24}"]
     for each in files:
-        kl = "" if each.mean_kl is None else f"{each.mean_kl:.2g}"
+        kl = "" if each.mean_kl is None else f"{each.mean_kl:.2g}{' *' if each.kind == 'bf16' else ''}"
         stays = "not compared" if each.agreement is None else f"{each.agreement:.1%}"
-        lines.append(f"{each.kind:<10}{size(each.num_bytes):>12}{each.bits:>15.2f}{kl:>11}{stays:>24}")
+        lines.append(f"{each.kind:<10}{size(each.num_bytes):>12}{each.bits:>15.2f}{kl:>15}{stays:>24}")
+    if any(each.kind == "bf16" and each.mean_kl is not None for each in files):
+        lines.append("* from the merged model, in float32")
     return lines
 
 

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -114,12 +114,33 @@ def export(
     with locked(run):
         order = Order(run, kinds, out or run.path / "gguf", found, read_prompts(load(run.recipe), run.merged))
         with atomic.refusal_told(order.out, "name another folder by --out"), atomic.full_disk_told(order.out):
-            make_room(order.out, run, _most_bytes(order))
+            before = _made_before(order)
+            for kind in before:
+                say(f"{order.file(kind).name}  is there, as it was proven")
+            todo = replace(order, kinds=tuple(kind for kind in kinds if kind not in before))
+            make_room(order.out, run, _most_bytes(todo))
             with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
-                claims, files = _make(order, Path(making), quantiser, say)
+                claims, files = _make(todo, Path(making), quantiser, say) if todo.kinds else ([], [])
             beside = _write_beside(order, files, projector, say)
-        manifest.add(run.manifest, entry := _entry(order, claims, beside, began))
+        manifest.add(run.manifest, entry := _entry(todo, claims, beside, began))
     return vars(entry)
+
+
+def _made_before(order: Order) -> list[str]:
+    """Lists the kinds whose files lie there as an earlier export proved them, of this very merge, by the same tools."""
+    stages = manifest.read(order.run.manifest)["stages"]
+    merged = [i for i, each in enumerate(stages) if order.run.named(order.merged / "config.json") in each["outputs"]]
+    exports = [each for each in stages[merged[-1] :] if each["stage"] == "export"]
+    return [kind for kind in order.kinds if any(_is_whole(order, kind, entry) for entry in exports)]
+
+
+def _is_whole(order: Order, kind: str, entry: dict[str, Any]) -> bool:
+    file = order.file(kind)
+    digest = entry["outputs"].get(order.run.named(file))
+    compared = any(claim["claim"].startswith(f"{file.name}: mean KL") for claim in entry["claims"])
+    if digest is None or entry["versions"] != _versions(order) or (engine.is_installed() and not compared):
+        return False
+    return file.is_file() and atomic.sha256(file) == digest
 
 
 def _write_beside(order: Order, files: list[Quality], projector: str | None, say: Say) -> list[Path]:
@@ -130,12 +151,14 @@ def _write_beside(order: Order, files: list[Quality], projector: str | None, say
     for line in table(all_kinds):
         say(line)
     if not engine.is_installed():
-        say("answers are compared where llama-cpp-python is installed")
+        say("answers were not compared: that takes pip install llama-cpp-python")
     return [order.out / "Modelfile", *write(order.out, order.run.name, all_kinds)]
 
 
 def _most_bytes(order: Order) -> int:
     """Counts what is written at the most, the file in bf16 among it, of which the others are made."""
+    if not order.kinds:
+        return 0
     whole = sum(file.stat().st_size for file in shards(order.merged))
     return round(sum(LARGEST_SHARE.get(kind, 0.54) * whole for kind in {*order.kinds, "bf16"}))
 
@@ -164,7 +187,7 @@ def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> 
             files.append(_quality(file, kind, made.stat().st_size, told, away))
             if kind != "bf16":
                 keep(made, file)
-            say(f"{file.name}  made and proven, {time.monotonic() - began:.0f} s")
+            say(f"{file.name}  made and read back, {time.monotonic() - began:.0f} s")
     if "bf16" in order.kinds:
         keep(whole, order.file("bf16"))
     return claims, files
@@ -222,11 +245,15 @@ def _entry(order: Order, claims: list[Claim], beside: list[Path], began: float) 
         inputs={"merged": str(order.merged), "prompts": order.prompts.told},
         outputs={order.run.named(file): atomic.sha256(file) for file in files},
         claims=claims,
-        versions={
-            "finetune": __version__,
-            "transformers": version("transformers"),
-            "llama.cpp": digest(order.converter)[:12],
-        },
+        versions=_versions(order),
         seconds=round(time.monotonic() - began, 1),
         finished=manifest.now(),
     )
+
+
+def _versions(order: Order) -> dict[str, str]:
+    return {
+        "finetune": __version__,
+        "transformers": version("transformers"),
+        "llama.cpp": digest(order.converter)[:12],
+    }

@@ -18,6 +18,9 @@ BY_SIZE = (
 
 assert set(BY_SIZE) == set(KINDS)
 
+OWN = ("merged", "merged onto dequantised", "gguf")
+"""Steps that should be the run's model; a merge with other adapters is meant to be another."""
+
 FEW_EXAMPLES = 20
 """Below which an interval drawn from them is narrower than it should be."""
 
@@ -41,7 +44,8 @@ def advice(run: Run, lines: list[dict[str, Any]], num_examples: int) -> list[str
         effect = base["from_adapter"]
         between = f"{effect['low']:.4f} to {effect['high']:.4f}"
         told.append(f"what the tuning did to the held-out loss is not clear ({between} nats): no share of it is told")
-    return told + [_of_step(run, line, later) for line in later if _share(line) < ENOUGH]
+    own = [line for line in later if line["name"] in OWN]
+    return told + [_of_step(run, line, own) for line in own if _share(line) < ENOUGH]
 
 
 def _share(line: dict[str, Any]) -> float:

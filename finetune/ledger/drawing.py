@@ -45,7 +45,7 @@ def draw(told: dict[str, Any], file: Path) -> None:
     losses.invert_yaxis()
     losses.margins(x=0.1, y=0.12)
     losses.set(xlabel="held-out loss (nats per learnt token)")
-    shares.set(xlabel="of the tuning's effect that it keeps", xlim=(0, 125))
+    shares.set(xlabel="of the tuning's effect that it keeps", xlim=(0, 135))
     shares.set_xticks(range(0, 101, 25), [f"{share} %" for share in range(0, 101, 25)])
     for axes in (losses, shares):
         axes.grid(alpha=0.25, axis="x")

@@ -47,7 +47,7 @@ class Mix:
         names = [name_of(path) for path, _ in self.others]
         if len(names) > MOST_NAMES:
             names = [str(len(names)), "others"]
-        return run.path / "-".join([kind, "with", *names] if names else [kind, self.method])
+        return run.path / "-".join([kind, "with", *names] if names else [kind, f"{self.weight:g}"])
 
 
 ALONE = Mix()

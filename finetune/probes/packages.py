@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -41,6 +42,18 @@ def versions() -> Check:
         return Check("packages", "broken", told, fix)
     named = ", ".join(f"{name} {version_of(name)}" for name in ("torch", "transformers", "trl", "peft", "bitsandbytes"))
     return Check("packages", "ok", f"{named}, and all others within their ranges")
+
+
+def gguf() -> Check:
+    """What makes GGUF files of few bits, scores them, and talks to them; none is needed to train."""
+    found = {name: version_of(name) for name in ("llama-cpp-python", "xllamacpp")}
+    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    if found["llama-cpp-python"]:
+        return Check("GGUF", "ok", told)
+    tool = " beside llama-quantize" if shutil.which("llama-quantize") else ""
+    lacks = "no llama-cpp-python: GGUF files are not scored"
+    lacks += "" if tool else ", and of few bits there is only q8_0"
+    return Check("GGUF", "absent", f"{told}{tool}; {lacks}".removeprefix("; "), "pip install llama-cpp-python")
 
 
 def outside_ranges() -> Iterator[tuple[str, str | None, str]]:

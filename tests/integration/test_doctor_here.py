@@ -33,7 +33,7 @@ def test_the_report_of_this_machine_is_complete_and_quick(tmp_path: Path) -> Non
     done = doctor("--json", folder=tmp_path)
     assert time.monotonic() - began < 20
     told = json.loads(done.stdout)
-    assert [set(check) for check in told] == [{"name", "state", "told", "fix"}] * 24
+    assert [set(check) for check in told] == [{"name", "state", "told", "fix"}] * 25
     assert {check["state"] for check in told} <= {"ok", "slow", "broken", "absent"}
     assert all(check["told"] and "\n" not in check["told"] + check["fix"] for check in told)
     assert done.returncode == (5 if any(check["state"] == "broken" for check in told) else 0)

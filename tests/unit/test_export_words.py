@@ -190,8 +190,8 @@ def test_the_table_of_kinds_remembers_earlier_files_that_still_lie_there(tmp_pat
     found = remembered(tmp_path, [quality("bf16", 2000, None)])
     assert [each.kind for each in found] == ["bf16", "q8_0"]
     assert table(found)[1:] == [
-        "bf16            0.0 MB          16.00                       not compared",
-        "q8_0            0.0 MB           8.50      0.001                   90.0%",
+        "bf16            0.0 MB          16.00                           not compared",
+        "q8_0            0.0 MB           8.50          0.001                   90.0%",
     ]
 
 

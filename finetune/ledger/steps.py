@@ -1,0 +1,114 @@
+"""The forms that a run's model has on the disk, each with a way to score it; first their hashes are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.data import Example
+from finetune.export import KINDS, engine
+from finetune.hardware import detect
+from finetune.ledger.scoring import score_gguf, score_on_disk
+from finetune.merge.order import Order
+from finetune.merge.weights import Weights
+from finetune.model import Score
+from finetune.model.roundtrip import quantised_weights
+from finetune.run import Run, manifest, outputs
+from finetune.shards import shards
+
+NO_ENGINE = "pip install llama-cpp-python   # scores GGUF files; compiles for some minutes"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One form of the model on its way from the base to what is served."""
+
+    name: str
+    weights: str
+    """Their precision."""
+    engine: str = ""
+    num_bytes: int | None = None
+    """On the disk."""
+    score: Callable[[list[Example]], Score] | None = None
+    """None if it cannot be scored here."""
+    takes: str = ""
+    """What has to be done so that it can."""
+
+
+def find_steps(order: Order) -> list[Step]:
+    """Lists the base, the adapter on the weights that it was trained on, what was merged, and each GGUF.
+
+    Raises:
+        ArtifactError: a file is not the one that was proven.
+    """
+    device = torch.device("cuda", 0) if detect().device == "cuda" else torch.device("cpu")
+    by = f"transformers, float32, {device.type}, from disk"
+    base, plan, run = order.base, order.plan, order.run
+
+    def on_disk(name: str, precision: str, num_bytes: int, weights: Weights, adapter: Any = None) -> Step:
+        score = partial(_on_disk, weights, order, adapter, device)
+        return Step(name, precision, by, num_bytes, score)
+
+    quantised = quantised_weights(base.folder, plan)
+    as_trained = Weights(base.folder, quantised) if quantised else base
+    learnt = sum(file.stat().st_size for file in run.adapter.glob("*.safetensors"))
+    told = manifest.read(run.manifest)
+    merged = {folder: entry for entry in told["stages"] if entry["stage"] == "merge" for folder in _folders(run, entry)}
+    found = [
+        on_disk("base", "bf16", _size(base.folder), base),
+        on_disk("adapter", "nf4" if quantised else "bf16", learnt, as_trained, order.adapter),
+    ]
+    for folder, entry in merged.items():
+        outputs.check(run, entry["outputs"], outputs.command("verify", run))
+        found.append(on_disk(_name(folder, entry), "bf16", _size(folder), Weights(folder)))
+    if not merged:
+        found.append(Step("merged", "bf16", takes=outputs.command("merge", run)))
+    return [*found, *_ggufs(run, told)]
+
+
+def _on_disk(weights: Weights, order: Order, adapter: Any, device: torch.device, examples: list[Example]) -> Score:
+    return score_on_disk(weights, order.plan, adapter, examples, device)
+
+
+def _ggufs(run: Run, told: dict[str, Any]) -> Iterator[Step]:
+    """Lists each GGUF of the model that an export left, the largest first; of two of the same bytes, one."""
+    made = {digest: name for name, (digest, stage) in outputs.made_by(told).items() if stage == "export"}
+    kinds = {name: Path(name).stem.removeprefix(f"{run.name}-").lower() for name in made.values()}
+    there = [
+        (run.path / name, kinds[name], digest)
+        for digest, name in made.items()
+        if name.endswith(".gguf") and kinds[name] in KINDS and (run.path / name).is_file()
+    ]
+    if not there:
+        yield Step("gguf", "q4_k_m, q8_0", takes=outputs.command("export", run))
+    for file, kind, digest in sorted(there, key=lambda each: -each[0].stat().st_size):
+        size = file.stat().st_size
+        if not engine.is_installed():
+            yield Step("gguf", kind, num_bytes=size, takes=NO_ENGINE)
+            continue
+        outputs.check(run, {run.named(file): digest}, outputs.command("export", run, "--gguf", kind))
+        by = f"llama.cpp, llama-cpp-python {version('llama-cpp-python')}"
+        yield Step("gguf", kind, by, size, partial(score_gguf, file))
+
+
+def _folders(run: Run, entry: dict[str, Any]) -> list[Path]:
+    """Lists what a merge made; nothing if it was removed."""
+    folders = {(run.path / name).parent for name in entry["outputs"]}
+    return [folder for folder in folders if (folder / "config.json").is_file()]
+
+
+def _name(folder: Path, entry: dict[str, Any]) -> str:
+    """Names a merge: of several adapters as its folder is called."""
+    if entry["inputs"].get("adapters"):
+        return folder.name
+    return "merged" if entry["inputs"].get("onto") == "bf16" else "merged onto dequantised"
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in shards(folder))

@@ -97,8 +97,8 @@ def sha256(path: Path) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    """Waits until a file's bytes, or a folder's names, are on the disk; a folder may be reached by a link."""
+    descriptor = os.open(path, os.O_RDONLY | (os.O_DIRECTORY if path.is_dir() else os.O_NOFOLLOW))
     try:
         os.fsync(descriptor)
     finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from finetune.export.quality import size
+from finetune.run import atomic
 
 BASE, TUNED, OTHER = "#9db4c8", "#c0392b", "#34495e"
 
@@ -53,4 +55,6 @@ def draw(told: dict[str, Any], file: Path) -> None:
     shares.tick_params(left=False)
     examples = told["examples"]
     figure.suptitle(f"{told['run']}: {examples['scored']} held-out examples, {examples['learnt']:,} learnt tokens")
-    figure.savefig(file)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    atomic.write_bytes(file, drawn.getvalue())

@@ -10,6 +10,9 @@ from finetune.model import Score
 
 DRAWS = 4000
 SEED = 0
+LEAST_EXAMPLES = 5
+"""Without which drawing them again says nothing, and no share is told."""
+
 SURE = (2.5, 97.5)
 """Percentiles of a 95 % interval."""
 
@@ -42,6 +45,8 @@ def kept(score: Score, base: Score, tuned: Score) -> Interval | None:
 
     Source: the percentile bootstrap of a ratio, Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13.
     """
+    if len(score.losses) < LEAST_EXAMPLES:
+        return None
     before, after, now = _drawn([base, tuned, score])
     effect = before - after
     if numpy.percentile(effect, SURE[0]) <= 0 or effect.min() <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -65,7 +66,8 @@ def find_steps(order: Order) -> list[Step]:
         on_disk("adapter", "nf4" if quantised else "bf16", learnt, as_trained, order.adapter),
     ]
     for folder, entry in merged.items():
-        outputs.check(run, entry["outputs"], outputs.command("verify", run))
+        away = f"mv {shlex.quote(str(folder))} {shlex.quote(f'{folder}-before')}"
+        outputs.check(run, entry["outputs"], f"{away}   # and merge again, or do without")
         found.append(on_disk(_name(folder, entry), "bf16", _size(folder), Weights(folder)))
     if not merged:
         found.append(Step("merged", "bf16", takes=outputs.command("merge", run)))
@@ -79,11 +81,10 @@ def _on_disk(weights: Weights, order: Order, adapter: Any, device: torch.device,
 def _ggufs(run: Run, told: dict[str, Any]) -> Iterator[Step]:
     """Lists each GGUF of the model that an export left, the largest first; of two of the same bytes, one."""
     made = {digest: name for name, (digest, stage) in outputs.made_by(told).items() if stage == "export"}
-    kinds = {name: Path(name).stem.removeprefix(f"{run.name}-").lower() for name in made.values()}
     there = [
-        (run.path / name, kinds[name], digest)
+        (run.path / name, kind, digest)
         for digest, name in made.items()
-        if name.endswith(".gguf") and kinds[name] in KINDS and (run.path / name).is_file()
+        if (kind := _kind(name)) and (run.path / name).is_file()
     ]
     if not there:
         yield Step("gguf", "q4_k_m, q8_0", takes=outputs.command("export", run))
@@ -92,9 +93,18 @@ def _ggufs(run: Run, told: dict[str, Any]) -> Iterator[Step]:
         if not engine.is_installed():
             yield Step("gguf", kind, num_bytes=size, takes=NO_ENGINE)
             continue
-        outputs.check(run, {run.named(file): digest}, outputs.command("export", run, "--gguf", kind))
+        out = [] if file.parent == run.path / "gguf" else ["--out", str(file.parent)]
+        outputs.check(run, {run.named(file): digest}, outputs.command("export", run, "--gguf", kind, *out))
         by = f"llama.cpp, llama-cpp-python {version('llama-cpp-python')}"
         yield Step("gguf", kind, by, size, partial(score_gguf, file))
+
+
+def _kind(name: str) -> str | None:
+    """Tells which kind of GGUF a file is by its name; None of an adapter's, of vision's, and of other files."""
+    stem = Path(name).stem.lower()
+    if not name.endswith(".gguf") or stem.startswith("mmproj-") or stem.endswith("-lora-f32"):
+        return None
+    return next((kind for kind in KINDS if stem.endswith(f"-{kind}")), None)
 
 
 def _folders(run: Run, entry: dict[str, Any]) -> list[Path]:

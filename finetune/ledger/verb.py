@@ -63,8 +63,9 @@ def ledger(run: Run, most_tokens: int, say: Say) -> dict[str, Any]:
             "steps": lines,
             "advice": advice(run, lines, len(examples)),
         }
-        atomic.write_json(run.ledger, told)
-        draw(told, run.ledger_plot)
+        with atomic.refusal_told(run.ledger, "move what lies in its place, or the folder's permissions"):
+            draw(told, run.ledger_plot)
+            atomic.write_json(run.ledger, told)
         manifest.add(run.manifest, _entry(order, told, began))
     return told
 

@@ -24,7 +24,7 @@ from finetune.experts import DOWN, GATE_UP
 from finetune.experts.layouts import to_peft
 from finetune.merge.changes import PREFIX, Adapter, LowRank, OfExperts, Whole, experts_in, of_experts
 from finetune.merge.combining import Combined
-from finetune.merge.finishing import finished, publish
+from finetune.merge.finishing import check_name, finished, publish
 from finetune.merge.journal import Journal
 from finetune.merge.mix import Mix
 from finetune.merge.order import again, take
@@ -63,6 +63,7 @@ def combine(run: Run, mix: Mix, out: Path | None, say: Callable[[str], None]) ->
     """
     _check(run, mix)
     began, out = time.monotonic(), Path(os.path.normpath(out or mix.folder(run, "adapter")))
+    check_name(out)
     with locked(run):
         journal, asked = Journal(out), described(run, mix)
         journal.tidy()

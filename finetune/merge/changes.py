@@ -259,6 +259,10 @@ def _config(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise ArtifactError("the adapter's config cannot be read", where=str(file), why=str(error)) from error
     why = f"it lacks {', '.join(sorted(lacking))}" if lacking else ""
+    if not why and not all(
+        isinstance(alpha, int | float) for alpha in (told["lora_alpha"], *told["alpha_pattern"].values())
+    ):
+        why = "its lora_alpha is no number"
     if not why and (told["peft_type"] != "LORA" or told.get("bias", "none") != "none"):
         why = "it is of another kind than LoRA on linear layers without biases"
     if not why and (strange := [key for key in OTHER_ARITHMETIC if told.get(key)]):

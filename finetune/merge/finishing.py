@@ -45,8 +45,20 @@ def finished(
                 return publish(run, journal)
             say("the merge is finished, and its files are those that were proven")
             return dict(entry)
-    fix = f"mv {shlex.quote(str(out))} {shlex.quote(f'{out}-before')}   # or name another folder by --out"
+    fix = "name another folder by --out"
+    if any((run.path / name).parent == out.absolute() for entry in entries for name in entry["outputs"]):
+        fix = f"mv {shlex.quote(str(out))} {shlex.quote(f'{out}-before')}   # or {fix}"
     raise ArtifactError("there is something in this place", where=str(out), fix=fix)
+
+
+def check_name(out: Path) -> None:
+    """Makes sure that a folder is named that can be made.
+
+    Raises:
+        ArtifactError: it has no name of its own.
+    """
+    if out.name in ("", ".."):
+        raise ArtifactError("this names no new folder", where=f"--out {out}", fix="--out merged")
 
 
 def publish(run: Run, journal: Journal) -> dict[str, Any]:

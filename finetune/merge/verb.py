@@ -23,7 +23,7 @@ from finetune.errors import DoesNotFit
 from finetune.merge.changes import experts_in
 from finetune.merge.comparing import compare_bytes, compare_files
 from finetune.merge.copying import Rows, changed_in, write_file
-from finetune.merge.finishing import finished, publish
+from finetune.merge.finishing import check_name, finished, publish
 from finetune.merge.journal import Journal
 from finetune.merge.mix import ALONE, Mix
 from finetune.merge.order import Onto, Order, again, take
@@ -74,6 +74,7 @@ def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress, 
         RunLocked: another process works in the run.
     """
     began, out = time.monotonic(), Path(os.path.normpath(out or mix.folder(run, "merged")))
+    check_name(out)
     told = Told(say, progress)
     with locked(run):
         journal = Journal(out)

@@ -28,6 +28,10 @@ BEGUN = {
 """What the head of a run that training began holds, and the least that each part of it tells."""
 
 
+HASHES = ("plan", "data", "template", "tokenizer", "base")
+"""Of the contract, what is compared as a hash."""
+
+
 class Claim(TypedDict):
     """One thing a stage says of what it made, and the figure behind it, which is finite: JSON has no NaN."""
 
@@ -108,6 +112,8 @@ def read_begun(path: Path) -> dict[str, Any]:
     for part, keys in BEGUN.items():
         if not isinstance(value.get(part), dict) or not value[part].keys() >= keys:
             raise _refusal(path, f"its {part} lacks one of {', '.join(sorted(keys))}")
+    if wrong := [key for key in HASHES if not isinstance(value["contract"][key], str)]:
+        raise _refusal(path, f"its contract's {wrong[0]} is no hash")
     if not isinstance(value.get("notes"), list):
         raise _refusal(path, "it lacks the list of notes")
     return value
@@ -130,6 +136,8 @@ def _is_stage(value: Any) -> bool:
         isinstance(value, dict)
         and value.keys() >= Entry.__dataclass_fields__.keys()
         and isinstance(value["seconds"], int | float)
+        and isinstance(value["stage"], str)
+        and isinstance(value["inputs"], dict)
         and isinstance(value["outputs"], dict)
         and isinstance(value["claims"], list)
         and all(isinstance(claim, dict) and claim.keys() >= Claim.__annotations__.keys() for claim in value["claims"])

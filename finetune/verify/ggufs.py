@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from finetune.errors import OutsideError
 from finetune.export.converter import find
 from finetune.export.readback import ARCHITECTURES
 from finetune.run import Claim, Run, atomic, claim, manifest, outputs
+
+BLOCK = re.compile(r"blk\.(\d+)\.")
 
 NEEDED = ("tokenizer.chat_template", "tokenizer.ggml.tokens", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre")
 
@@ -43,13 +46,14 @@ def check_gguf(file: Path, run: Run | None, cache: Path) -> Iterator[Claim]:
     architecture = str(fields.get("general.architecture"))
     kinds = Counter(quant for _, quant, _ in found["tensors"])
     told = ", ".join(f"{number} {quant}" for quant, number in sorted(kinds.items()))
-    yield claim(f"{file.name}: {kind}, {architecture}, tensors", told, holds=bool(names))
-    if kind != "model" or architecture not in ARCHITECTURES.values():
+    known = architecture in ARCHITECTURES.values() or kind == "mmproj"
+    yield claim(f"{file.name}: {kind}, {architecture}, tensors", told, holds=bool(names) and known)
+    if kind != "model" or not known:
         return
-    count = int(fields[f"{architecture}.block_count"])
-    blocks = {int(name.split(".")[1]) for name in names if name.startswith("blk.")}
-    missing = sorted(set(range(count)) - blocks)
+    count = fields.get(f"{architecture}.block_count")
+    blocks = {int(found[1]) for found in map(BLOCK.match, names) if found}
+    missing = sorted(set(range(count)) - blocks) if isinstance(count, int) else [0]
     told = f"{file.name}: layers, of the {count} that it says"
-    yield claim(told, f"blk.{missing[0]} is missing" if missing else len(blocks), holds=blocks == set(range(count)))
+    yield claim(told, f"blk.{missing[0]} is missing" if missing else len(blocks), holds=not missing)
     lacking = [name for name in NEEDED if not fields.get(name)]
     yield claim(f"{file.name}: template, tokens, end of turn", ", ".join(lacking) or "there", holds=not lacking)

@@ -68,7 +68,7 @@ def _told(check: Callable[[], Iterator[Claim]]) -> Iterator[Claim]:
         yield from check()
     except ArtifactError as error:
         for problem in error.problems:
-            told = ": ".join(part for part in (problem.where, problem.why) if part)
+            told = "; ".join(part for part in (problem.where, problem.why, problem.fix) if part)
             yield {"claim": problem.what, "measured": told, "tolerance": None, "holds": False}
 
 

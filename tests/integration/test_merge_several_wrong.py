@@ -151,7 +151,7 @@ def test_the_command_that_goes_on_repeats_every_word(run: Run, tmp_path: Path) -
     assert told == ["finetune", "merge", *adapters, *rest]
     assert merging._weighed(told[2:5]) == [(run.path, mix.weight), *mix.others]
     assert mix.folder(run, "merged").name == "merged-with-a=b c-d"
-    assert Mix(0.5).folder(run, "adapter").name == "adapter-linear"
+    assert Mix(0.5).folder(run, "adapter").name == "adapter-0.5"
     assert Mix(others=((Path("d"), 1.0),) * 4).folder(run, "merged").name == "merged-with-4-others"
 
 

@@ -117,7 +117,9 @@ def test_a_place_that_is_taken_is_left_as_it_is(run: Run, tmp_path: Path) -> Non
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "mine").write_text("mine")
-    assert refusal(run, ArtifactError, taken).startswith("error: there is something in this place\n")
+    told = refusal(run, ArtifactError, taken)
+    assert told.startswith("error: there is something in this place\n")
+    assert "fix   name another folder by --out" in told, "what is somebody's is not to be moved"
     assert [file.name for file in taken.iterdir()] == ["mine"]
 
 
@@ -128,7 +130,15 @@ def test_a_finished_merge_is_verified_and_not_made_again(run: Run) -> None:
     assert {file.name: file.stat().st_mtime_ns for file in run.merged.iterdir()} == before
     assert [stage["stage"] for stage in manifest.read(run.manifest)["stages"]] == ["train", "merge"]
     (run.merged / "config.json").write_text("{}")
-    assert refusal(run, ArtifactError).startswith("error: there is something in this place\n")
+    told = refusal(run, ArtifactError)
+    assert told.startswith("error: there is something in this place\n")
+    assert f"fix   mv {run.merged} {run.merged}-before" in told
+
+
+@pytest.mark.parametrize("out", ["", ".", "/", ".."])
+def test_a_folder_without_a_name_of_its_own_is_refused(run: Run, out: str) -> None:
+    with pytest.raises(ArtifactError, match="this names no new folder"):
+        merge(run, "bf16", Path(out), lambda line: None, lambda *told: None)
 
 
 def test_two_merges_of_a_run_do_not_work_at_once(run: Run) -> None:

@@ -140,3 +140,12 @@ def test_a_foreign_error_on_a_disk_with_room_is_not_blamed_on_the_disk(tmp_path:
     with pytest.raises(KeyboardInterrupt), atomic.full_disk_told(tmp_path / "x"):
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_may_be_reached_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "big").symlink_to(tmp_path / "disk")
+    atomic.write_text(tmp_path / "big" / "file", "text")
+    (tmp_path / "staging").mkdir()
+    atomic.publish(tmp_path / "staging", tmp_path / "big" / "folder")
+    assert {entry.name for entry in (tmp_path / "disk").iterdir()} == {"file", "folder"}

@@ -93,6 +93,8 @@ def test_the_file_names_of_a_run_are_these() -> None:
         "router": "router.json",
         "router_plot": "router.png",
         "router_base": "router_base.safetensors",
+        "ledger": "ledger.json",
+        "ledger_plot": "ledger.png",
         "lock": ".lock",
     }
 

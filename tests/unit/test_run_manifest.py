@@ -85,7 +85,10 @@ def test_a_folder_in_the_place_of_the_manifest_is_refused(tmp_path: Path) -> Non
     assert refusal.value.problems[0].why == "Is a directory"
 
 
-@pytest.mark.parametrize("wrong", [{"claims": [{"claim": "x"}]}, {"claims": {}}, {"seconds": "1"}, {"outputs": []}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"claims": [{"claim": "x"}]}, {"claims": {}}, {"seconds": "1"}, {"outputs": []}, {"inputs": []}, {"stage": ["x"]}],
+)
 def test_a_stage_whose_parts_are_not_what_they_should_be_is_refused(path: Path, wrong: dict[str, Any]) -> None:
     manifest.add(path, ENTRY)
     value = json.loads(path.read_text())
@@ -100,7 +103,7 @@ def test_a_stage_whose_parts_are_not_what_they_should_be_is_refused(path: Path, 
     [("serving", "its serving lacks"), ("contract", "its contract lacks"), ("notes", "it lacks the list of notes")],
 )
 def test_a_run_that_training_began_tells_how_it_is_asked_and_held_to(path: Path, without: str, why: str) -> None:
-    facts: dict[str, Any] = {part: dict.fromkeys(keys) for part, keys in manifest.BEGUN.items()} | {"notes": []}
+    facts: dict[str, Any] = {part: dict.fromkeys(keys, "") for part, keys in manifest.BEGUN.items()} | {"notes": []}
     atomic.write_json(path, manifest.head("legal-0001", facts))
     assert manifest.read_begun(path) == manifest.read(path)
     atomic.write_json(path, manifest.head("legal-0001", facts | {without: "gone"}))
@@ -120,3 +123,12 @@ def test_an_entry_has_exactly_these_fields(path: Path) -> None:
         "seconds",
         "finished",
     ]
+
+
+def test_a_contract_whose_hashes_are_none_is_refused(path: Path) -> None:
+    facts: dict[str, Any] = {part: dict.fromkeys(keys, "") for part, keys in manifest.BEGUN.items()} | {"notes": []}
+    facts["contract"]["base"] = 5
+    atomic.write_json(path, manifest.head("legal-0001", facts))
+    with pytest.raises(ArtifactError) as refusal:
+        manifest.read_begun(path)
+    assert refusal.value.problems[0].why == "its contract's base is no hash"

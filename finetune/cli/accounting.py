@@ -55,7 +55,7 @@ def table(told: dict[str, Any]) -> list[str]:
         share = ""
         if line["name"] not in ("base", "adapter"):
             kept = line["kept"]
-            share = f"{kept['value']:.1%}  [{kept['low']:.1%}, {kept['high']:.1%}]" if kept else "not clear"
+            share = f"{kept['value']:.2%}  [{kept['low']:.2%}, {kept['high']:.2%}]" if kept else "not told"
         away = f"{line['from_adapter']['value']:+.4f}" if line["name"] != "adapter" else ""
         lines.append(f"{begun}{line['loss']['value']:>9.4f}{away:>14}{share:>30}  {line['engine']}")
     return [*lines, *(f"advice: {line}" for line in told["advice"])]

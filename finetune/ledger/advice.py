@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.export import KINDS
+from finetune.ledger.intervals import LEAST_EXAMPLES
 from finetune.run import Run, outputs
 
 ENOUGH = 0.9
@@ -37,6 +38,8 @@ def advice(run: Run, lines: list[dict[str, Any]], num_examples: int) -> list[str
         num_examples: on which they were measured.
     """
     told = []
+    if num_examples < LEAST_EXAMPLES:
+        return [f"{num_examples} held-out examples: no share of the tuning is told of fewer than {LEAST_EXAMPLES}"]
     if num_examples < FEW_EXAMPLES:
         told.append(f"{num_examples} held-out examples are few: the intervals are narrower than they should be")
     base, adapter, *later = lines

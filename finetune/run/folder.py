@@ -161,12 +161,13 @@ def create(runs: Path, name: str, recipe_yaml: str, plan_json: str, manifest: di
 
 
 def open_run(path: Path) -> Run:
-    """Takes an existing folder as a run.
+    """Takes an existing folder as a run; behind a link, the folder itself, from where its recipe names base and rows.
 
     Raises:
         ArtifactError: there is no run at that path; it names the nearest ones. Or the folder around it cannot be read.
     """
-    run = Run(path)
+    real = os.path.realpath(path)
+    run = Run(path if real == os.path.abspath(path) else Path(real))
     if _is_run(run):
         return run
     absent = [part.name for part in _parts(run) if not os.path.isfile(part)]

@@ -221,3 +221,9 @@ def test_the_commands_for_a_run_are_as_a_shell_reads_them() -> None:
     run = Run(Path("my runs/legal-0001"))
     assert resume(run.path) == "finetune train --resume 'my runs/legal-0001'"
     assert anew(run) == "finetune train 'my runs/legal-0001/recipe.yaml'"
+
+
+def test_a_run_behind_a_link_is_the_folder_itself(tmp_path: Path) -> None:
+    run = make(tmp_path / "runs")
+    (tmp_path / "link").symlink_to(run.path)
+    assert open_run(tmp_path / "link").path == run.path.resolve()

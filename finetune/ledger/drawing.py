@@ -41,7 +41,7 @@ def draw(told: dict[str, Any], file: Path) -> None:
             value, low, high = (100 * kept[key] for key in ("value", "low", "high"))
             shares.barh(place, value, color=color, height=0.5, alpha=0.85)
             shares.plot([low, high], [place, place], color="black", linewidth=1)
-            shares.annotate(f"{value:.1f} %", (max(value, high, 0), place), (5, -4), textcoords="offset points")
+            shares.annotate(f"{value:.2f} %", (max(value, high, 0), place), (5, -4), textcoords="offset points")
     names = [f"{label(line)}\n{size(line['bytes'])}" for line in lines]
     losses.set_yticks(range(len(lines)), names, fontsize="small")
     losses.invert_yaxis()

@@ -38,7 +38,7 @@ def test_the_report_of_this_machine_is_complete_and_quick(tmp_path: Path) -> Non
     assert all(check["told"] and "\n" not in check["told"] + check["fix"] for check in told)
     assert done.returncode == (5 if any(check["state"] == "broken" for check in told) else 0)
     states = {check["name"]: check["state"] for check in told}
-    assert len(states) == 24
+    assert len(states) == 25
     assert states["bitsandbytes"] == states["torch"] == "ok"
     assert "Traceback" not in done.stderr
 

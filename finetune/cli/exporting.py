@@ -103,7 +103,7 @@ def _folder(told: str | None) -> Path | None:
         RecipeError: it is said, and empty.
     """
     if told == "":
-        raise RecipeError("no folder has an empty name", where="--out ''", fix="--out .   # if this folder is meant")
+        raise RecipeError("no folder has an empty name", where="--out ''", fix="--out FOLDER   # or leave it out")
     return None if told is None else Path(told)
 
 

@@ -55,7 +55,7 @@ def check_place(run: Run, stage: str, folder: Path, written: Iterable[str] = ())
     for file in (folder / name for name in written):
         foreign = not place.is_relative_to(root) and _real(file) not in known
         if os.path.lexists(file) and (foreign or not os.path.isfile(file)):
-            fix = f"--out ANOTHER-FOLDER; or, if nobody needs it: mv {shlex.quote(str(file))} /tmp"
+            fix = f"--out ANOTHER-FOLDER   # or, if nobody needs it: rm {shlex.quote(str(file))}"
             why = "this run's manifest does not name it" if foreign else "it is no file"
             raise ArtifactError(f"another {file.name} lies there", where=str(file), why=why, fix=fix)
 

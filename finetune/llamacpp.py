@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def open_gguf(file: Path, *, system: str | None, temperature: float | None, max_
 
 def _check(file: Path) -> None:
     if not file.is_file():
-        raise ArtifactError("there is no such file", where=str(file), fix=f"ls {file.parent}")
+        raise ArtifactError("there is no such file", where=str(file), fix=f"ls {shlex.quote(str(file.parent))}")
     with file.open("rb") as opened:
         if opened.read(len(MAGIC)) != MAGIC:
             why = "it does not begin with GGUF"
@@ -96,8 +97,9 @@ def _check(file: Path) -> None:
         kind = _kind(opened.read(HEAD_BYTES))
     for named, beside in BESIDE.items():
         if kind == named:
-            what, fix = f"this file holds no model but {beside[0]}", f"llama-server -m MODEL.gguf {beside[1]} {file}"
-            raise ArtifactError(what, where=str(file), why="it goes beside one", fix=f"{fix} --jinja")
+            what = f"this file holds no model but {beside[0]}"
+            fix = shlex.join(["llama-server", "-m", "MODEL.gguf", beside[1], str(file), "--jinja"])
+            raise ArtifactError(what, where=str(file), why="it goes beside one", fix=fix)
 
 
 def _kind(head: bytes) -> str:

@@ -14,6 +14,7 @@ from finetune.cli import handing
 from finetune.cli.bar import Bar
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
+from finetune.ggufs import DEFAULT, KINDS
 
 if TYPE_CHECKING:
     from finetune.run import Run
@@ -40,7 +41,7 @@ def export(
     adapter: bool = ADAPTER,
     projector: bool = PROJECTOR,
     vllm: bool = VLLM,
-    out: Path | None = OUT,
+    out: str | None = OUT,
     converter: Path | None = CONVERTER,
     ollama: str | None = handing.OLLAMA,
     lmstudio: bool = handing.LMSTUDIO,
@@ -52,31 +53,32 @@ def export(
     from finetune.run import open_run
 
     with stopping.heard() as stop:
-        opened = open_run(run)
+        opened, folder = open_run(run), _folder(out)
         if vllm:
             others = {"--gguf": gguf, "--adapter": adapter, "--projector": projector, "--ollama": ollama}
             _check_alone({**others, "--lmstudio": lmstudio, "--publisher": publisher, "--converter": converter})
-            _for_vllm(opened, out, stop, Bar(quiet), as_json)
+            _for_vllm(opened, folder, stop, Bar(quiet), as_json)
             return
         parts = [part for part, wanted in (("adapter", adapter), ("projector", projector)) if wanted]
         words = ["finetune", "export", str(run), *(["--gguf", gguf] if gguf is not None else [])]
-        words += [*(f"--{part}" for part in parts), *(["--out", str(out)] if out else [])]
+        words += [*(f"--{part}" for part in parts), *(["--out", out] if out else [])]
         words += handing.words(ollama, lmstudio, publisher)
         stop.idle = shlex.join(words)  # at no instant is anything lost by ending
+        model_wanted = gguf is not None or ollama is not None or lmstudio or not parts
+        kinds = () if not model_wanted else DEFAULT if gguf is None else _kinds(gguf)
         quiet_libraries()
-        from finetune.export import DEFAULT, KINDS, export_beside, projector_name
+        from finetune.export import check_place, export_beside, names, projector_name
         from finetune.export import export as export_run
         from finetune.export.converter import kept
 
-        model_wanted = gguf is not None or ollama is not None or lmstudio or not parts
-        kinds = () if not model_wanted else DEFAULT if gguf is None else _kinds(gguf, KINDS)
         hand_on = handing.prepare(ollama, lmstudio, publisher)
+        folder, handed = folder or opened.path / "gguf", {}
+        check_place(opened, "export", folder, names(opened, kinds, parts))
         bar = Bar(quiet)
-        entries = [export_beside(opened, parts, out, converter, kept(), bar.say)] if parts else []
-        folder, handed = out or opened.path / "gguf", {}
+        entries = [export_beside(opened, parts, folder, converter, kept(), bar.say)] if parts else []
         if kinds:
             vision = name if (folder / (name := projector_name(opened))).is_file() else None
-            entries.append(export_run(opened, kinds, out, converter, kept(), bar.say, bar.show, vision))
+            entries.append(export_run(opened, kinds, folder, converter, kept(), bar.say, bar.show, vision))
             handed = hand_on(opened, folder, kinds, bar)
     print(json.dumps({"folder": str(folder), **_together(entries), **handed}) if as_json else folder)
 
@@ -94,12 +96,25 @@ def _check_alone(others: dict[str, Any]) -> None:
         )
 
 
+def _folder(told: str | None) -> Path | None:
+    """Reads where to write.
+
+    Raises:
+        RecipeError: it is said, and empty.
+    """
+    if told == "":
+        raise RecipeError("no folder has an empty name", where="--out ''", fix="--out FOLDER   # or leave it out")
+    return None if told is None else Path(told)
+
+
 def _for_vllm(run: Run, out: Path | None, stop: stopping.Stop, bar: Bar, as_json: bool) -> None:
     stop.idle = shlex.join(["finetune", "export", str(run.path), "--vllm", *(["--out", str(out)] if out else [])])
     quiet_libraries()
-    from finetune.export import export_for_vllm
+    from finetune.export import check_place, export_for_vllm
 
-    entry, folder = export_for_vllm(run, out, bar.say), out or run.path / "vllm"
+    folder = out or run.path / "vllm"
+    check_place(run, "vllm", folder)
+    entry = export_for_vllm(run, folder, bar.say)
     print(json.dumps({"folder": str(folder), **entry}) if as_json else folder)
 
 
@@ -113,7 +128,7 @@ def _together(entries: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def _kinds(told: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def _kinds(told: str) -> tuple[str, ...]:
     """Reads the kinds of files that are asked for.
 
     Raises:
@@ -121,8 +136,8 @@ def _kinds(told: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """
     kinds = tuple(dict.fromkeys(word.strip().lower() for word in told.split(",") if word.strip()))
     for kind in kinds or ("",):
-        if kind not in known:
-            why = f"known are {', '.join(known)}"
+        if kind not in KINDS:
+            why = f"known are {', '.join(KINDS)}"
             what = f"there is no kind {kind!a:.20}" if kind else "there is no kind of file"
             raise RecipeError(what, where=f"--gguf {told!a:.40}", why=why, fix="--gguf q4_k_m,q8_0")
     return kinds

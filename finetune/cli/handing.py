@@ -39,7 +39,7 @@ def prepare(ollama: str | None, lmstudio: bool, publisher: str | None) -> HandOn
     Raises:
         ArtifactError: LM Studio's settings are damaged.
         OutsideError: there is no LM Studio.
-        RecipeError: Ollama or LM Studio would not take the name.
+        RecipeError: Ollama or LM Studio would not take the name, or OLLAMA_HOST names no server.
     """
     from finetune.export import gguf_file
     from finetune.export import lmstudio as studio
@@ -47,6 +47,7 @@ def prepare(ollama: str | None, lmstudio: bool, publisher: str | None) -> HandOn
 
     if ollama is not None:
         server.check_name(ollama)
+        server.find_server()
     if publisher is not None and not lmstudio:
         why = "only LM Studio lists models by publisher"
         raise RecipeError("a publisher of nothing", where=f"--publisher {publisher!a:.60}", why=why, fix="--lmstudio")
@@ -65,7 +66,7 @@ def prepare(ollama: str | None, lmstudio: bool, publisher: str | None) -> HandOn
             if handed["ollama"]:
                 bar.say(f"ollama run {ollama}")
         elif home is None:
-            bar.say(f"{server.by_hand(run.name, folder)}   # serves {kinds[0]}")
+            bar.say(f"{server.by_hand(server.proposed(run.name), folder)}   # serves {kinds[0]}")
         return handed
 
     return hand_on

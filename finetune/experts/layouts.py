@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -182,11 +183,11 @@ def write_for_vllm(adapter: Path, folder: Path) -> Path:
     """
     config, tensors = _read(adapter)
     num_experts = _num_experts(adapter, config, tensors)
-    staging = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
     another = "give a folder that is not there yet"
+    if os.path.lexists(folder):
+        raise ArtifactError("there is something in this place", where=str(folder), fix=another)
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}-{os.urandom(4).hex()}")
     with atomic.refusal_told(folder, another), atomic.full_disk_told(staging):
-        if os.path.lexists(folder):
-            raise ArtifactError("there is something in this place", where=str(folder), fix=another)
         try:
             staging.mkdir(parents=True)
             save_file(to_vllm(tensors, num_experts), staging / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
@@ -223,12 +224,13 @@ def _read(adapter: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ArtifactError("the adapter cannot be read", where=where, why=why, fix=_FIX) from error
     if not isinstance(config, dict) or any(key not in config for key in _READ) or config["peft_type"] != "LORA":
         raise ArtifactError(_NOT_OURS, where=where, why=f"{CONFIG_NAME} is not of a LoRA that we wrote", fix=_FIX)
+    merge = f"finetune merge {shlex.quote(str(adapter.parent))}   # vLLM serves the merged model"
     if config["use_dora"]:
         why = "its loader says: vLLM does not yet support DoRA"
-        raise ArtifactError("vLLM does not serve DoRA", where=where, why=why, fix="--set lora.dora=false")
+        raise ArtifactError("vLLM does not serve DoRA", where=where, why=why, fix=merge)
     if config["modules_to_save"]:
         why = "its loader takes low-rank adapters, and trained routers are whole"
-        raise ArtifactError("vLLM does not serve trained routers", where=where, why=why, fix="--set lora.router=false")
+        raise ArtifactError("vLLM does not serve trained routers", where=where, why=why, fix=merge)
     foreign = [name for name in tensors if not _OURS.fullmatch(name)]
     if foreign or not tensors:
         why = f"{foreign[0]} is not a name that we give" if foreign else f"{SAFETENSORS_WEIGHTS_NAME} holds nothing"

@@ -9,20 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune import __version__
 from finetune.export import lora, projector
 from finetune.export.converter import digest, find
-from finetune.export.made import keep, make_room
+from finetune.export.made import keep, make_room, making_room
 from finetune.merge.order import take
 from finetune.run import Claim, Entry, Run, atomic, locked, manifest
 
 Say = Callable[[str], None]
 
 PARTS = {"adapter": lora, "projector": projector}
-"""Each of these rooms has `room_bytes`, `make` and `serve`."""
+"""Each of these rooms has `names`, `room_bytes`, `make` and `serve`."""
 
 
 def export_beside(
@@ -54,8 +53,8 @@ def export_beside(
         with atomic.refusal_told(folder, "name another folder by --out"), atomic.full_disk_told(folder):
             make_room(folder, run, needed)
             for room in rooms:
-                with TemporaryDirectory(prefix=f".making-{run.name}-", dir=folder) as making:
-                    made, proven = room.make(order, found, Path(making), say)
+                with making_room(folder, run) as making:
+                    made, proven = room.make(order, found, making, say)
                     files += [keep(file, folder / file.name) for file in made]
                 for claim in proven:
                     claim["claim"] = f"{made[0].name}: {claim['claim']}"

@@ -77,7 +77,8 @@ def find(told: Path | None, cache: Path) -> Converter:
         cache: the folder in which fetched ones are kept.
 
     Raises:
-        ArtifactError: there is no converter in the folder that was told.
+        ArtifactError: there is no converter in the folder that was told, or nothing can be kept.
+        DoesNotFit: the disk is full.
         OutsideError: the package cannot be had, or is another than the one that was tried.
     """
     if told is not None:
@@ -86,13 +87,15 @@ def find(told: Path | None, cache: Path) -> Converter:
             raise ArtifactError("this is no checkout of llama.cpp", where=str(told), why=f"it has no {MAIN}", fix=fix)
         return Converter(told)
     folder = cache / f"llama.cpp-{VERSION}-{SHA256[:12]}"
-    if not folder.is_dir() or digest(Converter(folder)) != DIGEST:
-        shutil.rmtree(folder, ignore_errors=True)  # what is damaged is fetched anew
-        cache.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".fetching-", dir=cache) as staging:
-            made = Path(staging) / "converter"
-            _extract(_download(Path(staging)), made)
-            atomic.publish(made, folder)
+    fix = 'export XDG_CACHE_HOME="$(mktemp -d)"   # or another folder that takes files; then give the command again'
+    with atomic.refusal_told(cache, fix), atomic.full_disk_told(folder):
+        if not folder.is_dir() or digest(Converter(folder)) != DIGEST:
+            shutil.rmtree(folder, ignore_errors=True)  # what is damaged is fetched anew
+            cache.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".fetching-", dir=cache) as staging:
+                made = Path(staging) / "converter"
+                _extract(_download(Path(staging)), made)
+                atomic.publish(made, folder)
     return Converter(folder)
 
 

@@ -25,12 +25,14 @@ from finetune.errors import ArtifactError, OutsideError, RecipeError
 from finetune.export.made import sha256_made
 from finetune.export.modelfile import Served, served_as_trained
 from finetune.run import Entry, Run, atomic, claim, locked, manifest
-from finetune.shards import read_json
 
 POINTER = ".lmstudio-home-pointer"
 """In the user's home, the file that names LM Studio's folder."""
 
 OLD_HOME = Path(".cache", "lm-studio")
+
+LONGEST_PATH = 4096
+"""Bytes, on Linux."""
 
 PUBLISHER = "finetune"
 """Under which models are listed where the user names none."""
@@ -74,15 +76,46 @@ def find_home() -> Home:
     user = Path.home()
     pointer, old = user / POINTER, user / OLD_HOME
     folder = old if old.is_dir() else user / ".lmstudio"
-    if pointer.is_file() and (told := pointer.read_text().strip()):
-        folder = Path(told)
-    if not folder.is_dir():
+    if os.path.isfile(pointer) and (told := _text(pointer).strip()):
+        folder = _folder(told, pointer)
+    if not os.path.isdir(folder):
         why = "LM Studio makes this folder when it is started for the first time"
         fix = "start LM Studio once, or leave out --lmstudio"
         raise OutsideError("there is no LM Studio here", where=str(folder), why=why, fix=fix)
     settings = folder / "settings.json"
-    models = read_json(settings, "LM Studio's settings").get("downloadsFolder") if settings.is_file() else None
-    return Home(folder, Path(models) if isinstance(models, str) else folder / "models")
+    models = _settings(settings).get("downloadsFolder") if os.path.isfile(settings) else None
+    return Home(folder, folder / "models" if models is None else _folder(models, settings))
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, f"it is not JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise _damaged(file, "it holds no object")
+    return told
+
+
+def _folder(told: Any, file: Path) -> Path:
+    """Reads the name of a folder that a file tells."""
+    if isinstance(told, str) and len(told) < LONGEST_PATH and not re.search("[\0\ud800-\udfff]", told):
+        folder = os.path.expanduser(told)
+        if os.path.isabs(folder):
+            return Path(folder)
+    raise _damaged(file, f"it names the folder {told!a:.60}, and a whole path should stand there")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(file, str(error)) from error
+
+
+def _damaged(file: Path, why: str) -> ArtifactError:
+    fix = "start LM Studio and save its settings, or leave out --lmstudio"
+    return ArtifactError("LM Studio's settings cannot be read", where=str(file), why=why, fix=fix)
 
 
 def check_publisher(publisher: str) -> None:
@@ -203,7 +236,7 @@ def _write_preset(preset: Path, text: str) -> None:
         ArtifactError: there is another one.
     """
     if os.path.lexists(preset):
-        if preset.is_file() and preset.read_text() == text:
+        if preset.is_file() and preset.read_bytes() == text.encode():
             return
         why = "it is another preset, or was changed in LM Studio"
         fix = f"rm {shlex.quote(str(preset))}   # if nobody needs it"

@@ -120,6 +120,11 @@ def make(
     return [file, template], claims
 
 
+def names(run: Run) -> list[str]:
+    """Lists what is written."""
+    return [_name(run), _template(run)]
+
+
 def serve(run: Run, folder: Path) -> str:
     """Gives the command that serves it."""
     words = ["llama-server", "-m", "BASE.gguf", "--lora", str(folder / _name(run))]

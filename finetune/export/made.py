@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from finetune import host
 from finetune.errors import ArtifactError, DoesNotFit
-from finetune.run import Run, atomic, manifest
+from finetune.ggufs import gguf_name
+from finetune.run import Run, atomic, manifest, outputs
 
 
 def gguf_file(run: Run, folder: Path, kind: str) -> Path:
     """Names the file of a kind."""
-    return folder / f"{run.name}-{kind.upper()}.gguf"
+    return folder / gguf_name(run.name, kind)
 
 
 def make_room(folder: Path, run: Run, needed: int) -> None:
-    """Makes the folder, takes away what a kill left there, and compares the bytes to be written with the disk.
+    """Makes the folder, takes away what a kill of this very run left there, and compares the bytes with the disk.
 
     Raises:
         DoesNotFit: it has too little room.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f".making-{run.name}-*"):
+    for left in folder.glob(f"{_making(run)}*"):
         shutil.rmtree(left)
     if (free := host.disk_free_bytes(folder)) < needed:
         raise DoesNotFit(
@@ -32,6 +37,18 @@ def make_room(folder: Path, run: Run, needed: int) -> None:
             why=f"up to {needed:,} bytes are to be written, {free:,} are free",
             fix=f"free {needed - free:,} bytes, or name a folder on a larger disk by --out",
         )
+
+
+@contextmanager
+def making_room(folder: Path, run: Run) -> Iterator[Path]:
+    """Gives a folder within the folder, in which files are made until they are proven."""
+    with TemporaryDirectory(prefix=_making(run), dir=folder) as making:
+        yield Path(making)
+
+
+def _making(run: Run) -> str:
+    """Begins the name of such a folder: by where the run lies, for others of its name may work there meanwhile."""
+    return f".making-{hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()[:16]}-"
 
 
 def keep(made: Path, file: Path) -> Path:
@@ -51,4 +68,4 @@ def sha256_made(run: Run, file: Path) -> str:
     for stage in reversed(manifest.read(run.manifest)["stages"]):
         if stage["stage"] == "export" and run.named(file) in stage["outputs"]:
             return str(stage["outputs"][run.named(file)])
-    raise ArtifactError("no export of this run made the file", where=str(file), fix=f"finetune export {run.path}")
+    raise ArtifactError("no export of this run made the file", where=str(file), fix=outputs.command("export", run))

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def check_name(name: str) -> None:
     Raises:
         RecipeError: Ollama would not take it.
     """
-    path, divided, tag = name.rpartition(":") if name.rfind(":") > name.rfind("/") else (name, "", "")
+    path, divided, tag = _divided(name)
     places = path.rsplit("/", 2)
     parts = dict(zip(["model", "namespace", "host"], reversed(places), strict=False)) | (
         {"tag": tag} if divided else {}
@@ -56,13 +57,32 @@ def check_name(name: str) -> None:
         why = f"its {wrong[0]} {parts[wrong[0]]!a:.40} is none: letters, digits and _ - ."
         if PASSED_ON.fullmatch(tag):
             why = f"the tag {tag} means a model that lies elsewhere"
-        fix = f"--ollama {re.sub(r'[^a-z0-9_.-]+', '-', path.lower()).strip('-._')[:80] or 'mine'}"
+        fix = f"--ollama {proposed(name)}"
         raise RecipeError("Ollama takes no such name", where=f"--ollama {name!a:.60}", why=why, fix=fix)
+
+
+def proposed(name: str) -> str:
+    """Proposes a name that Ollama takes."""
+    return re.sub(r"[^a-z0-9_.-]+", "-", _divided(name)[0].lower()).strip("-._")[:80] or "mine"
+
+
+def _divided(name: str) -> tuple[str, str, str]:
+    """Divides a name into its path, the colon and the tag."""
+    return name.rpartition(":") if name.rfind(":") > name.rfind("/") else (name, "", "")
+
+
+def find_server(fix: str = "") -> api.Server:
+    """Reads where Ollama listens.
+
+    Raises:
+        RecipeError: OLLAMA_HOST names no server.
+    """
+    return api.server(os.environ.get("OLLAMA_HOST", ""), fix)
 
 
 def by_hand(name: str, folder: Path) -> str:
     """Gives the command by which Ollama itself makes the model of the files."""
-    return f"ollama create {name} -f {shlex.quote(str(folder / 'Modelfile'))}"
+    return shlex.join(["ollama", "create", name, "-f", str(folder / "Modelfile")])
 
 
 def create(
@@ -90,7 +110,7 @@ def create(
         RunLocked: another process works in the run.
     """
     began, again = time.monotonic(), by_hand(name, file.parent)
-    where = api.server(os.environ.get("OLLAMA_HOST", ""), f"{again}   # the files are made")
+    where = find_server(f"{again}   # the files are made")
     if why := api.silence(where):
         warn(f"no Ollama answers at {where} ({why}); the files are made. Later:")
         warn("  ollama serve   # in a terminal of its own, unless it runs already")
@@ -142,7 +162,8 @@ def compare(where: str, told: dict[str, Any], kind: str, how: Served, run: Run) 
     Raises:
         ProofFailed: naming what is another.
     """
-    config, details = read_json(run.merged / "config.json", "the merged model's config"), told.get("details") or {}
+    config, details = read_json(run.merged / "config.json", "the merged model's config"), told.get("details")
+    details = details if isinstance(details, dict) else {}
     wanted = {
         "family": ARCHITECTURES[str(config["model_type"]).removesuffix("_text")],
         "quantization level": kind.upper(),
@@ -176,12 +197,14 @@ def parameters(told: str) -> dict[str, list[float | str]]:
     found: dict[str, list[float | str]] = {}
     for line in told.splitlines():
         name, _, text = line.partition(" ")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text.strip()
-        found.setdefault(name, []).append(value if isinstance(value, str) else float(value))
+        found.setdefault(name, []).append(_value(text.strip()))
     return found
+
+
+def _value(text: str) -> float | str:
+    with suppress(ValueError):
+        return str(json.loads(text)) if text.startswith('"') else float(text)
+    return text
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import OutsideError
+from finetune.errors import OutsideError, RecipeError
 
 PORTS = {"": 11434, "http": 80, "https": 443}
 """That are meant where OLLAMA_HOST names none, by the scheme that it names."""
@@ -27,6 +27,12 @@ CONNECT_SECONDS = 5.0
 
 SILENCE_SECONDS = 3600.0
 """That a server may take between two words; it copies the whole file in `create`."""
+
+MOST_BYTES = 2**26
+"""Of an answer that are read."""
+
+TOLD = 200
+"""Characters of what a server says, that are told."""
 
 PIECE = 2**20
 """Bytes of a file that are read and sent at a time."""
@@ -53,13 +59,21 @@ class Server:
 
 
 def server(told: str, fix: str = "") -> Server:
-    """Reads OLLAMA_HOST by Ollama's own rules: `[scheme://]host[:port][/path]`, each of them optional."""
+    """Reads OLLAMA_HOST by Ollama's own rules: `[scheme://]host[:port][/path]`, each of them optional.
+
+    Raises:
+        RecipeError: no server can be there.
+    """
     scheme, divided, rest = told.strip().strip("\"'").strip().partition("://")
     if not divided:
         scheme, rest = "", scheme
     place, _, path = rest.partition("/")
     found = re.fullmatch(r"(?:\[([^][]*)\]|([^][:]*)):([^:]*)", place)
     host, port = (found[1] or found[2] or "", found[3]) if found else (_bare(place), "")
+    if not _is_host(host) or not re.fullmatch(r"[!-~]*", path):
+        why = "it is [scheme://]host[:port][/path]"
+        fix = "export OLLAMA_HOST=127.0.0.1:11434"
+        raise RecipeError("OLLAMA_HOST names no server", where=f"OLLAMA_HOST={told!a:.60}", why=why, fix=fix)
     usable = re.fullmatch(r"\+?\d{1,5}", port) and int(port) <= 65535
     return Server(
         scheme or "http",
@@ -68,6 +82,14 @@ def server(told: str, fix: str = "") -> Server:
         f"/{path.rstrip('/')}" if path.rstrip("/") else "",
         fix,
     )
+
+
+def _is_host(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return not re.search(r"[\x00-\x20\x7f]", host)
 
 
 def _bare(place: str) -> str:
@@ -91,12 +113,12 @@ def version(where: Server) -> str:
     Raises:
         OutsideError: what listens there is not Ollama.
     """
-    told = _asked(where, "GET", "/api/version")
-    if not isinstance(told.get("version"), str):
+    told = str(_asked(where, "GET", "/api/version").get("version"))
+    if not re.fullmatch(r"v?\d{1,9}\.\d{1,9}\.\d{1,9}([^\d\s]\S{0,60})?", told, re.ASCII):
         raise OutsideError(
             "what answers there is not Ollama", where=str(where), why="it tells no version", fix=where.fix
         )
-    return str(told["version"])
+    return told
 
 
 def has_blob(where: Server, digest: str) -> bool:
@@ -169,14 +191,15 @@ def create(where: Server, request: dict[str, Any], say: Say, progress: Progress)
                 raise OutsideError(
                     "Ollama could not make the model",
                     where=f"{where}  POST {call}",
-                    why=str(told["error"]),
+                    why=_short(told["error"]),
                     fix=where.fix,
                 )
-            if told.get("total"):
-                progress(str(told["status"]), int(told.get("completed", 0)), int(told["total"]))
-            elif told.get("status", status) != status:
-                say(f"ollama: {told['status']}")
-            status = str(told.get("status", status))
+            said, done, whole = _short(told.get("status", status)), told.get("completed", 0), told.get("total", 0)
+            if isinstance(done, int) and isinstance(whole, int) and 0 <= done <= whole < 2**63 and whole:
+                progress(said, done, whole)
+            elif said != status:
+                say(f"ollama: {said}")
+            status = said
     if status != "success":
         why = f"its last word was {status!a:.60}" if status else "it said nothing"
         raise OutsideError("Ollama ended without success", where=f"{where}  POST {call}", why=why, fix=where.fix)
@@ -198,7 +221,7 @@ def _asked(where: Server, verb: str, call: str, request: dict[str, Any] | None =
         answer = connection.getresponse()
         if answer.status != 200:
             raise _refused(where, verb, call, answer)
-        return _object(answer.read())
+        return _object(answer.read(MOST_BYTES))
 
 
 @contextmanager
@@ -224,8 +247,8 @@ def _connected(where: Server) -> HTTPConnection:
 
 
 def _refused(where: Server, verb: str, call: str, answer: HTTPResponse) -> OutsideError:
-    said = answer.read().decode(errors="replace").strip()
-    why = f"{answer.status} {answer.reason}: {_object(said.encode()).get('error', said)}"
+    said = answer.read(MOST_BYTES).decode(errors="replace").strip()
+    why = f"{answer.status} {_short(answer.reason)}: {_short(_object(said.encode()).get('error', said))}"
     return OutsideError("Ollama refused", where=f"{where}  {verb} {call}", why=why.rstrip(": "), fix=where.fix)
 
 
@@ -233,6 +256,11 @@ def _object(said: bytes) -> dict[str, Any]:
     """Reads what should be a JSON object; anything else tells nothing."""
     try:
         told = json.loads(said)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _short(said: Any) -> str:
+    text = str(said)
+    return text if len(text) <= TOLD else f"{text[:TOLD]} …"

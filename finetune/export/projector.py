@@ -80,6 +80,11 @@ def make(
     return [file], claims
 
 
+def names(run: Run) -> list[str]:
+    """Lists what is written."""
+    return [projector_name(run)]
+
+
 def serve(run: Run, folder: Path) -> str:
     """Gives the command that serves it."""
     return shlex.join(["llama-server", "-m", "MODEL.gguf", "--mmproj", str(folder / projector_name(run)), "--jinja"])

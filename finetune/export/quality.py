@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from finetune.ggufs import KINDS, gguf_name
 from finetune.run import atomic
-from finetune.shards import read_json
+
+TABLE, PICTURE = "quality.json", "quality.png"
+
+Count = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -17,11 +25,11 @@ class Quality:
     kind: str
     file: str
     """Its name."""
-    num_bytes: int
-    num_weights: int
-    mean_kl: float | None
+    num_bytes: Count
+    num_weights: Count
+    mean_kl: Finite | None
     """Nats a token from the file in bf16; of that one from the merged model. None if nothing could answer here."""
-    agreement: float | None
+    agreement: Finite | None
     """Share of tokens whose likeliest next one stays."""
 
     @property
@@ -35,17 +43,33 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
 
 
-def remembered(folder: Path, made: Iterable[Quality]) -> list[Quality]:
-    """Adds what earlier exports told of files that still lie in the folder; the largest first.
+@dataclass(frozen=True)
+class Written:
+    """What stands in quality.json."""
 
-    Raises:
-        ArtifactError: what they left is damaged.
+    run: str
+    files: list[Quality]
+
+
+_WRITTEN = TypeAdapter(Written)
+
+
+def remembered(folder: Path, run: str, made: Iterable[Quality], say: Callable[[str], None]) -> list[Quality]:
+    """Adds what earlier exports of the run told of files that still lie in the folder; the largest first.
+
+    It is a memory and no more: what cannot be read as such is told, and written anew.
     """
     found = {each.kind: each for each in made}
-    if (file := folder / "quality.json").is_file():
-        for told in read_json(file, "what an earlier export measured")["files"]:
-            earlier, lies = Quality(**told), folder / told["file"]
-            if lies.is_file() and lies.stat().st_size == earlier.num_bytes:
+    if (file := folder / TABLE).is_file():
+        try:
+            told = _WRITTEN.validate_json(file.read_bytes(), strict=True)
+        except ValidationError:
+            say(f"{TABLE} is not as an export wrote it: it is written anew, without what it told of other files")
+            told = Written(run, [])
+        for earlier in told.files:
+            lies = folder / gguf_name(run, earlier.kind)
+            known = earlier.kind in KINDS and earlier.file == lies.name
+            if known and lies.is_file() and lies.stat().st_size == earlier.num_bytes:
                 found.setdefault(earlier.kind, earlier)
     return sorted(found.values(), key=lambda each: -each.num_bytes)
 
@@ -64,12 +88,12 @@ def table(files: list[Quality]) -> list[str]:
 
 def write(folder: Path, name: str, files: list[Quality]) -> list[Path]:
     """Writes quality.json and, where answers were compared, quality.png; gives what it wrote."""
-    atomic.write_json(folder / "quality.json", {"run": name, "files": [asdict(each) for each in files]})
+    atomic.write_json(folder / TABLE, asdict(Written(name, files)))
     points = [(each.bits, each.mean_kl, each) for each in files if each.mean_kl is not None and each.kind != "bf16"]
     if not points:
-        return [folder / "quality.json"]
-    draw(name, points, folder / "quality.png")
-    return [folder / "quality.json", folder / "quality.png"]
+        return [folder / TABLE]
+    draw(name, points, folder / PICTURE)
+    return [folder / TABLE, folder / PICTURE]
 
 
 def draw(name: str, points: list[tuple[float, float, Quality]], file: Path) -> None:

@@ -1,6 +1,6 @@
 """From a GGUF in bf16 to smaller ones, by llama.cpp's own quantiser: its library through llama-cpp-python, or its tool.
 
-Both write the same bytes. Source: llama.cpp, include/llama.h (llama_ftype, llama_model_quantize).
+Both write the same bytes. Source: llama.cpp, include/llama.h (llama_model_quantize).
 """
 
 from __future__ import annotations
@@ -13,26 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune.errors import OutsideError
-
-FTYPES = {
-    "q4_0": 2,
-    "q8_0": 7,
-    "q2_k": 10,
-    "q3_k_s": 11,
-    "q3_k_m": 12,
-    "q3_k_l": 13,
-    "q4_k_s": 14,
-    "q4_k_m": 15,
-    "q5_k_s": 16,
-    "q5_k_m": 17,
-    "q6_k": 18,
-    "iq4_nl": 25,
-    "iq4_xs": 30,
-}
-"""What can be asked for, and llama.cpp's number of it; those that need an importance matrix are left out."""
-
-CONVERTED = ("f32", "f16", "bf16", "q8_0")
-"""What the converter writes by itself."""
+from finetune.ggufs import CONVERTED, FTYPES
 
 IN_LIBRARY = Path(__file__).with_name("engine.py")
 

@@ -13,19 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune import __version__, host
 from finetune.errors import ProofFailed
 from finetune.export import answers, engine
 from finetune.export.converter import Converter, digest, find
-from finetune.export.made import gguf_file, keep, make_room
+from finetune.export.made import gguf_file, keep, make_room, making_room
 from finetune.export.modelfile import modelfile, served_as_trained
 from finetune.export.quality import Quality, remembered, table, write
-from finetune.export.quantising import CONVERTED, FTYPES, Quantiser, find_quantiser, missing
+from finetune.export.quantising import Quantiser, find_quantiser, missing
 from finetune.export.readback import check_fields, same_weights
 from finetune.export.template import template_as_trained
+from finetune.ggufs import CONVERTED
 from finetune.merge import merge
 from finetune.merge.logits import Distance
 from finetune.merge.prompts import Prompts, read_prompts
@@ -36,12 +36,6 @@ from finetune.shards import shards
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-
-KINDS = tuple(dict.fromkeys((*CONVERTED, *FTYPES)))
-"""What can be asked for."""
-
-DEFAULT = ("q4_k_m", "q8_0")
-"""Which fit a card beside a context, and which keeps nearly all."""
 
 MEMORY_SHARE = 0.8
 """Of the host's free memory that the merged model and the GGUF, both held to compare their weights, may take."""
@@ -119,8 +113,8 @@ def export(
                 say(f"{order.file(kind).name}  is there, as it was proven")
             todo = replace(order, kinds=tuple(kind for kind in kinds if kind not in before))
             make_room(order.out, run, _most_bytes(todo))
-            with TemporaryDirectory(prefix=f".making-{run.name}-", dir=order.out) as making:
-                claims, files = _make(todo, Path(making), quantiser, say) if todo.kinds else ([], [])
+            with making_room(order.out, run) as making:
+                claims, files = _make(todo, making, quantiser, say) if todo.kinds else ([], [])
             beside = _write_beside(order, files, projector, say)
         manifest.add(run.manifest, entry := _entry(todo, claims, beside, began))
     return vars(entry)
@@ -147,7 +141,7 @@ def _write_beside(order: Order, files: list[Quality], projector: str | None, say
     """Writes the Modelfile and the table of all kinds in the folder, tells the latter, and gives what it wrote."""
     text = modelfile(order.file(order.kinds[0]).name, served_as_trained(order.run), projector)
     atomic.write_text(order.out / "Modelfile", text)
-    all_kinds = remembered(order.out, files)
+    all_kinds = remembered(order.out, order.run.name, files, say)
     for line in table(all_kinds):
         say(line)
     if not engine.is_installed():

@@ -46,6 +46,10 @@ class Ollama:
         """An error within the stream of `create`."""
         self.mute = False
         """Whether the stream of `create` ends early."""
+        self.words: list[dict[str, Any]] = []
+        """What it says in `create` besides."""
+        self.page = ""
+        """What it answers to who asks for its version, as an error of its own."""
         self.told: dict[str, Any] = {}
         """What `show` tells instead."""
 
@@ -83,7 +87,10 @@ def listening(ollama: Ollama) -> Iterator[str]:
             pass
 
         def do_GET(self) -> None:
-            self.tell({"version": ollama.version} if self.path == "/api/version" else {})
+            if ollama.page:
+                self.send(ollama.page.encode(), 500)
+            else:
+                self.tell({"version": ollama.version} if self.path == "/api/version" else {})
 
         def do_HEAD(self) -> None:
             digest = self.path.removeprefix("/api/blobs/")
@@ -135,6 +142,8 @@ def listening(ollama: Ollama) -> Iterator[str]:
             self.end_headers()
             self.word({"status": "parsing GGUF"})
             self.word({"status": "copying", "total": 10, "completed": 5})
+            for said in ollama.words:
+                self.word(said)
             if ollama.trouble:
                 self.word({"error": ollama.trouble})
             elif not ollama.mute:
@@ -147,7 +156,9 @@ def listening(ollama: Ollama) -> Iterator[str]:
             self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
 
         def tell(self, said: dict[str, Any], status: int = 200) -> None:
-            body = json.dumps(said).encode()
+            self.send(json.dumps(said).encode(), status)
+
+        def send(self, body: bytes, status: int) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

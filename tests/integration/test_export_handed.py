@@ -132,6 +132,12 @@ def test_a_file_that_lies_there_already_is_not_sent_again(run: Run, server: Olla
         ({"full": True}, "Ollama refused", "500 Internal Server Error: no space left on device"),
         ({"version": "0.29.9"}, "too old", "takes 0.30.4 or newer"),
         ({"version": None}, "not Ollama", "tells no version"),
+        ({"version": "1" * 5000}, "not Ollama", "tells no version"),
+        ({"page": "[" * 200_000}, "Ollama refused", f"500 Internal Server Error: {'[' * 200} …"),
+        ({"words": [{"total": 5}], "mute": True}, "ended without success", "its last word was 'copying'"),
+        ({"words": [{"total": "abc", "completed": []}], "mute": True}, "ended without success", "'copying'"),
+        ({"words": [{"total": 10**400, "completed": 1}], "mute": True}, "ended without success", "'copying'"),
+        ({"trouble": "x" * 12_000}, "could not make the model", f"{'x' * 200} …"),
     ],
 )
 def test_what_ollama_refuses_is_told_and_nothing_is_noted(
@@ -162,6 +168,9 @@ def test_a_file_that_is_another_now_is_refused_by_its_hash(run: Run, server: Oll
         ({"template": "{{ .System }}"}, "template"),
         ({"details": {"family": "qwen35", "quantization_level": "Q8_0"}}, "quantization level"),
         ({"details": None}, "family"),
+        ({"details": ["x"]}, "family"),
+        ({"details": "x"}, "family"),
+        ({"parameters": "num_ctx null\ntop_k [1]\ntop_p"}, "parameters"),
     ],
 )
 def test_a_model_that_is_not_what_was_sent_is_found(run: Run, server: Ollama, told: dict[str, Any], what: str) -> None:
@@ -243,10 +252,10 @@ def test_what_lies_in_lm_studio_s_folders_is_never_replaced(run: Run, home: Path
     place.unlink()
     preset = home / ".lmstudio" / "config-presets" / f"{run.name}.preset.json"
     preset.parent.mkdir()
-    preset.write_text("{}")
+    preset.write_bytes(b"\xff")
     with pytest.raises(ArtifactError, match="a preset of this name lies there"):
         hand_on(run, run.path / "gguf", KINDS, Bar(quiet=True))
-    assert preset.read_text() == "{}"
+    assert preset.read_bytes() == b"\xff"
 
 
 def test_lm_studio_s_home_is_found_as_its_own_tool_finds_it(home: Path) -> None:
@@ -258,6 +267,36 @@ def test_lm_studio_s_home_is_found_as_its_own_tool_finds_it(home: Path) -> None:
     (home / ".lmstudio-home-pointer").write_text(f"{home}/gone\n")
     with pytest.raises(OutsideError, match="there is no LM Studio here"):
         lmstudio.find_home()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (".lmstudio-home-pointer", b"/x\xff"),
+        (".lmstudio-home-pointer", b"/" + b"x" * 5000),
+        (".lmstudio-home-pointer", b"x"),
+        (".lmstudio/settings.json", b"\xff"),
+        (".lmstudio/settings.json", b"["),
+        (".lmstudio/settings.json", b"[" * 200_000),
+        (".lmstudio/settings.json", b"[]"),
+        *(
+            (".lmstudio/settings.json", json.dumps({"downloadsFolder": wrong}).encode())
+            for wrong in ("", "models", "/a\0", "/\ud800", "~nobody-of-that-name/models", 7)
+        ),
+    ],
+)
+def test_damaged_settings_of_lm_studio_are_told_as_such(home: Path, name: str, told: bytes) -> None:
+    (home / name).write_bytes(told)
+    with pytest.raises(ArtifactError, match="LM Studio's settings cannot be read") as error:
+        lmstudio.find_home()
+    (problem,) = error.value.problems
+    assert problem.where == str(home / name)
+    assert problem.fix.startswith("start LM Studio and save its settings")
+
+
+def test_a_tilde_in_lm_studio_s_settings_is_the_user_s_home(home: Path) -> None:
+    (home / ".lmstudio" / "settings.json").write_text('{"downloadsFolder": "~/models"}')
+    assert lmstudio.find_home().models == home / "models"
 
 
 @pytest.mark.parametrize("wrong", ["", "../up", "a/b", "é"])

@@ -228,6 +228,7 @@ def test_a_folder_that_is_not_ours_is_told_as_what_it_is(mixture: Saved, tmp_pat
     problem = error.value.problems[0]
     assert problem.where == str(adapter)
     assert re.search(why, problem.why)
+    assert problem.fix.startswith("finetune merge" if "not serve" in what else "give the folder `adapter`")
     assert sorted(path.name for path in tmp_path.iterdir()) in ([], ["adapter"])
 
 

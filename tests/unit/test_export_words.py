@@ -9,7 +9,7 @@ from test_data_prepare import qwen_template
 from finetune.data.template import Template
 from finetune.errors import OutsideError, RecipeError
 from finetune.export.modelfile import modelfile, served
-from finetune.export.ollama import check_name, parameters
+from finetune.export.ollama import by_hand, check_name, parameters, proposed
 from finetune.export.ollama_api import server
 from finetune.export.quality import Quality, remembered, table, write
 from finetune.export.quantising import find_quantiser, missing
@@ -137,6 +137,18 @@ def test_ollama_is_looked_for_where_its_own_rules_put_it(told: str, address: str
     assert str(server(told)) == address
 
 
+@pytest.mark.parametrize("told", ["foo bar", "a..b", "x" * 300, "\x01", "host:port/ä", "host/a b", "a\udcff"])
+def test_an_address_at_which_no_server_can_be_is_refused(told: str) -> None:
+    with pytest.raises(RecipeError, match="OLLAMA_HOST names no server"):
+        server(told)
+
+
+def test_the_command_by_hand_can_be_copied_whatever_the_run_is_called() -> None:
+    folder = Path("/runs/-é [a] =0.5/gguf")
+    check_name(name := proposed("-é [a] =0.5"))
+    assert by_hand(name, folder) == "ollama create a-0.5 -f '/runs/-é [a] =0.5/gguf/Modelfile'"
+
+
 @pytest.mark.parametrize(
     "name", ["legal", "legal:v1", "me/legal", "example.com:5000/me/legal:v1.2", "_x", "Legal-0001", "x" * 80, "cloud"]
 )
@@ -183,16 +195,28 @@ def test_the_table_of_kinds_remembers_earlier_files_that_still_lie_there(tmp_pat
     files = [quality("q8_0", 1063, 0.001), quality("q4_k_m", 600, 0.07), quality("q2_k", 300, 0.8)]
     for each in files:
         (tmp_path / each.file).write_bytes(bytes(each.num_bytes))
-    written = write(tmp_path, "r", remembered(tmp_path, files))
+    written = write(tmp_path, "r", remembered(tmp_path, "r", files, print))
     assert [file.name for file in written] == ["quality.json", "quality.png"]
     (tmp_path / "r-Q2_K.gguf").unlink()
     (tmp_path / "r-Q4_K_M.gguf").write_bytes(b"another")
-    found = remembered(tmp_path, [quality("bf16", 2000, None)])
+    found = remembered(tmp_path, "r", [quality("bf16", 2000, None)], print)
     assert [each.kind for each in found] == ["bf16", "q8_0"]
     assert table(found)[1:] == [
         "bf16            0.0 MB          16.00                           not compared",
         "q8_0            0.0 MB           8.50          0.001                   90.0%",
     ]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["{}", '{"files": [{"kind": 1}]}', '{"run": "r", "files": [', "[" * 9999, '{"run": "r", "files": [{"file": "x"}]}'],
+)
+def test_a_table_that_was_damaged_is_told_and_written_anew(tmp_path: Path, damaged: str) -> None:
+    (tmp_path / "quality.json").write_text(damaged)
+    made, told = [quality("q8_0", 1063, 0.001)], list[str]()
+    assert remembered(tmp_path, "r", made, told.append) == made
+    assert len(told) == 1
+    assert told[0].startswith("quality.json is not as an export wrote it")
 
 
 def test_a_picture_is_drawn_only_where_answers_were_compared(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def finished(
             say("the merge is finished, and its files are those that were proven")
             return dict(entry)
     fix = "name another folder by --out"
-    if any((run.path / name).parent == out.absolute() for entry in entries for name in entry["outputs"]):
+    ours = [name for entry in entries if entry["stage"] == stage for name in entry["outputs"]]
+    if any((run.path / name).parent.absolute() == out.absolute() for name in ours):
         fix = f"mv {shlex.quote(str(out))} {shlex.quote(f'{out}-before')}   # or {fix}"
     raise ArtifactError("there is something in this place", where=str(out), fix=fix)
 

@@ -28,6 +28,7 @@ GGUF = typer.Option(
 )
 ADAPTER = typer.Option(False, "--adapter", help="The adapter as a GGUF LoRA, for any GGUF of its base.")
 PROJECTOR = typer.Option(False, "--projector", help="The base's vision as a GGUF of its own (mmproj).")
+IMATRIX = typer.Option(False, "--imatrix", help="Quantise by what the training rows use; wants llama.cpp's tools.")
 VLLM = typer.Option(False, "--vllm", help="The adapter as vLLM serves it, and nothing else.")
 OUT = typer.Option(None, "--out", metavar="FOLDER", help="Where to write. Default: RUN/gguf, or RUN/vllm.")
 CONVERTER = typer.Option(
@@ -40,6 +41,7 @@ def export(
     gguf: str | None = GGUF,
     adapter: bool = ADAPTER,
     projector: bool = PROJECTOR,
+    imatrix: bool = IMATRIX,
     vllm: bool = VLLM,
     out: str | None = OUT,
     converter: Path | None = CONVERTER,
@@ -61,7 +63,7 @@ def export(
             return
         parts = [part for part, wanted in (("adapter", adapter), ("projector", projector)) if wanted]
         words = ["finetune", "export", str(run), *(["--gguf", gguf] if gguf is not None else [])]
-        words += [*(f"--{part}" for part in parts), *(["--out", out] if out else [])]
+        words += [*(f"--{part}" for part in parts), *(["--out", out] if out else [])] + ["--imatrix"] * imatrix
         words += handing.words(ollama, lmstudio, publisher)
         stop.idle = shlex.join(words)  # at no instant is anything lost by ending
         model_wanted = gguf is not None or ollama is not None or lmstudio or not parts
@@ -78,7 +80,7 @@ def export(
         entries = [export_beside(opened, parts, folder, converter, kept(), bar.say)] if parts else []
         if kinds:
             vision = name if (folder / (name := projector_name(opened))).is_file() else None
-            entries.append(export_run(opened, kinds, folder, converter, kept(), bar.say, bar.show, vision))
+            entries.append(export_run(opened, kinds, folder, converter, kept(), bar.say, bar.show, vision, imatrix))
             handed = hand_on(opened, folder, kinds, bar)
     print(json.dumps({"folder": str(folder), **_together(entries), **handed}) if as_json else folder)
 

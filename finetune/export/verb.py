@@ -17,8 +17,9 @@ from typing import Any
 
 from finetune import __version__, host
 from finetune.errors import ProofFailed
-from finetune.export import answers, engine
+from finetune.export import answers, engine, imatrix
 from finetune.export.converter import Converter, digest, find
+from finetune.export.imatrix import Importance
 from finetune.export.made import gguf_file, keep, make_room, making_room
 from finetune.export.modelfile import modelfile, served_as_trained
 from finetune.export.quality import Quality, remembered, table, write
@@ -60,6 +61,8 @@ class Order:
     out: Path
     converter: Converter
     prompts: Prompts
+    importance: Importance | None = None
+    """By which the quantiser knows what matters."""
 
     @property
     def merged(self) -> Path:
@@ -78,6 +81,7 @@ def export(
     say: Say,
     progress: Progress,
     projector: str | None = None,
+    importance: bool = False,
 ) -> dict[str, Any]:
     """Makes GGUF files of a run's merged model, proves each, and gives the stage's manifest entry.
 
@@ -92,26 +96,25 @@ def export(
         say: takes a line for the user.
         progress: is told how far the merge is.
         projector: name of the vision's file that lies in the folder, for the Modelfile.
+        importance: whether an importance matrix of the training rows is measured and used.
 
     Raises:
         ArtifactError: run, adapter or base is not what it was.
+        DataError: an importance matrix is asked for, and the rows are not those of the training.
         DoesNotFit: the disk has too little room.
-        OutsideError: the converter or the quantiser is not there, or failed.
+        OutsideError: the converter, the quantiser or a tool is not there, or failed.
         ProofFailed: a file is not the model that it should be; it does not get its name.
         RunLocked: another process works in the run.
     """
-    began, quantiser = time.monotonic(), find_quantiser(len(os.sched_getaffinity(0)))
-    if quantiser is None and (beyond := [kind for kind in kinds if kind not in CONVERTED]):
-        raise missing(beyond)
+    began, tools, quantiser = time.monotonic(), imatrix.find_tools() if importance else None, _quantiser(kinds)
     found = find(converter, cache)
     merge(run, "bf16", None, say, progress)
     with locked(run):
-        order = Order(run, kinds, out or run.path / "gguf", found, read_prompts(load(run.recipe), run.merged))
+        prompts = read_prompts(load(run.recipe), run.merged)
+        by = imatrix.of_training(run, tools, _threads()) if tools else None
+        order = Order(run, kinds, out or run.path / "gguf", found, prompts, by)
         with atomic.refusal_told(order.out, "name another folder by --out"), atomic.full_disk_told(order.out):
-            before = _made_before(order)
-            for kind in before:
-                say(f"{order.file(kind).name}  is there, as it was proven")
-            todo = replace(order, kinds=tuple(kind for kind in kinds if kind not in before))
+            todo = replace(order, kinds=_not_made(order, say))
             make_room(order.out, run, _most_bytes(todo))
             with making_room(order.out, run) as making:
                 claims, files = _make(todo, making, quantiser, say) if todo.kinds else ([], [])
@@ -120,18 +123,39 @@ def export(
     return vars(entry)
 
 
-def _made_before(order: Order) -> list[str]:
-    """Lists the kinds whose files lie there as an earlier export proved them, of this very merge, by the same tools."""
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _quantiser(kinds: tuple[str, ...]) -> Quantiser | None:
+    """Finds what makes the smaller files, which is not needed for those that the converter writes by itself.
+
+    Raises:
+        OutsideError: it is needed, and not there.
+    """
+    quantiser = find_quantiser(_threads())
+    if quantiser is None and (beyond := [kind for kind in kinds if kind not in CONVERTED]):
+        raise missing(beyond)
+    return quantiser
+
+
+def _not_made(order: Order, say: Say) -> tuple[str, ...]:
+    """Lists the kinds whose files do not lie there as an export of this very merge proved them, by the same tools."""
     stages = manifest.read(order.run.manifest)["stages"]
     merged = [i for i, each in enumerate(stages) if order.run.named(order.merged / "config.json") in each["outputs"]]
     exports = [each for each in stages[merged[-1] :] if each["stage"] == "export"]
-    return [kind for kind in order.kinds if any(_is_whole(order, kind, entry) for entry in exports)]
+    whole = [kind for kind in order.kinds if any(_is_whole(order, kind, entry) for entry in exports)]
+    for kind in whole:
+        say(f"{order.file(kind).name}  is there, as it was proven")
+    return tuple(kind for kind in order.kinds if kind not in whole)
 
 
 def _is_whole(order: Order, kind: str, entry: dict[str, Any]) -> bool:
     file = order.file(kind)
     digest = entry["outputs"].get(order.run.named(file))
     compared = any(claim["claim"].startswith(f"{file.name}: mean KL") for claim in entry["claims"])
+    if entry["inputs"] != _inputs(order):
+        return False
     if digest is None or entry["versions"] != _versions(order) or (engine.is_installed() and not compared):
         return False
     return file.is_file() and atomic.sha256(file) == digest
@@ -161,6 +185,7 @@ def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> 
     """Writes each file beside its place, proves it and gives it its name."""
     template = template_as_trained(order.run, order.merged)
     (making / "template").write_text(template)
+    quantiser = order.importance.quantiser(making) if order.importance else quantiser
     whole, claims, files = making / "bf16.gguf", list[Claim](), list[Quality]()
     needed = {*order.kinds, *(["bf16"] if quantiser is not None else [])}
     for kind in sorted(needed, key=lambda kind: kind != "bf16"):  # of which the quantised ones are made
@@ -172,6 +197,8 @@ def _make(order: Order, making: Path, quantiser: Quantiser | None, say: Say) -> 
             quantiser(whole, made, kind)
         told = order.converter.run("read", made)
         found, away = check_fields(made, told, order.merged, template), _distance(order, kind, making)
+        if order.importance and (kind not in CONVERTED or kind == "q8_0"):
+            found.append(imatrix.check(told["fields"], order.file(kind)))
         if kind == "bf16" and 2 * made.stat().st_size < MEMORY_SHARE * host.free_bytes():
             found.append(same_weights(made, order.merged))
         if kind in order.kinds:
@@ -236,7 +263,7 @@ def _entry(order: Order, claims: list[Claim], beside: list[Path], began: float) 
     files = [*map(order.file, order.kinds), *beside]
     return Entry(
         stage="export",
-        inputs={"merged": str(order.merged), "prompts": order.prompts.told},
+        inputs=_inputs(order),
         outputs={order.run.named(file): atomic.sha256(file) for file in files},
         claims=claims,
         versions=_versions(order),
@@ -251,3 +278,8 @@ def _versions(order: Order) -> dict[str, str]:
         "transformers": version("transformers"),
         "llama.cpp": digest(order.converter)[:12],
     }
+
+
+def _inputs(order: Order) -> dict[str, str]:
+    told = {"merged": str(order.merged), "prompts": order.prompts.told}
+    return told | ({"importance": order.importance.told} if order.importance else {})

@@ -13,13 +13,14 @@ from importlib.metadata import version
 from typing import Any
 
 from finetune import __version__
-from finetune.data import Example, prepare
+from finetune.data import Example
 from finetune.errors import DataError
 from finetune.ledger import intervals
 from finetune.ledger.advice import advice
 from finetune.ledger.drawing import draw
 from finetune.ledger.steps import Step, find_steps
 from finetune.merge.order import Order, take
+from finetune.merge.prompts import read_dataset
 from finetune.model import Score
 from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest
 
@@ -76,11 +77,7 @@ def _held_out(order: Order, most_tokens: int) -> tuple[list[Example], int]:
     Raises:
         DataError: there are none, or rows or template are not those of the training.
     """
-    dataset = prepare(order.recipe, order.base.folder)
-    where, fix = order.recipe.data.train, f"put the rows back as they were, or train anew: {anew(order.run)}"
-    if dataset.sha256 != manifest.read_begun(order.run.manifest)["contract"]["data"]:
-        why = "what was held out is not known any more"
-        raise DataError("the rows are not those of the training", where=str(where), why=why, fix=fix)
+    dataset = read_dataset(order.run, order.recipe, order.base.folder)
     if not dataset.held_out:
         why, fix = "every row was learnt", f"train anew with rows held out: {anew(order.run)} --set data.eval=0.1"
         raise DataError("this run held nothing out", where=str(order.run.recipe), why=why, fix=fix)

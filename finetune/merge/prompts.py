@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.data import Renderer, read_split
+from finetune.data import Dataset, Renderer, prepare, read_split
 from finetune.data.template import read_template
 from finetune.data.vocabulary import read_vocabulary
+from finetune.errors import DataError
 from finetune.recipe import Recipe
+from finetune.run import Run, anew, manifest
 
 MOST_TOKENS = 256
 """That are compared; each costs every model two operations a weight."""
@@ -63,6 +65,24 @@ def read_prompts(recipe: Recipe, base: Path) -> Prompts:
             return Prompts(ids[:MOST_TOKENS], f"{len(ids[:MOST_TOKENS])} tokens of held-out rows")
     (ids,) = vocabulary.encode([(TEXT, False)])
     return Prompts(ids[:MOST_TOKENS], f"{len(ids[:MOST_TOKENS])} tokens of a fixed text")
+
+
+def read_dataset(run: Run, recipe: Recipe, folder: Path) -> Dataset:
+    """Renders the rows of a run again, and makes sure that they are those of its training.
+
+    Args:
+        run: of them.
+        recipe: of it.
+        folder: of the base or of what was merged, with tokenizer and template.
+
+    Raises:
+        DataError: rows or template are not those of the training.
+    """
+    dataset = prepare(recipe, folder)
+    if dataset.sha256 != manifest.read_begun(run.manifest)["contract"]["data"]:
+        why, fix = "their hash stands in the manifest", f"put them back as they were, or train anew: {anew(run)}"
+        raise DataError("the rows are not those of the training", where=str(recipe.data.train), why=why, fix=fix)
+    return dataset
 
 
 def _has_rows(recipe: Recipe) -> bool:

@@ -7,7 +7,8 @@ import pytest
 from test_data_prepare import qwen_template
 
 from finetune.data.template import Template
-from finetune.errors import OutsideError, RecipeError
+from finetune.errors import OutsideError, ProofFailed, RecipeError
+from finetune.export.imatrix import Importance, Tools, check, find_tools
 from finetune.export.modelfile import modelfile, served
 from finetune.export.ollama import by_hand, check_name, parameters, proposed
 from finetune.export.ollama_api import server
@@ -221,3 +222,42 @@ def test_a_table_that_was_damaged_is_told_and_written_anew(tmp_path: Path, damag
 
 def test_a_picture_is_drawn_only_where_answers_were_compared(tmp_path: Path) -> None:
     assert [file.name for file in write(tmp_path, "r", [quality("q8_0", 1063, None)])] == ["quality.json"]
+
+
+def fake_tools(folder: Path) -> Tools:
+    """Two programs that write down what they were told, and where."""
+    for name in ("llama-imatrix", "llama-quantize"):
+        tool = folder / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $@ in $PWD" >> "{folder}/told"\ntouch imatrix.gguf\n')
+        tool.chmod(0o755)
+    return Tools(str(folder / "llama-imatrix"), str(folder / "llama-quantize"))
+
+
+def test_the_matrix_is_measured_once_inside_the_folder_so_that_no_path_is_written_down(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "making").mkdir()
+    making = tmp_path / "making"
+    quantise = Importance(fake_tools(tmp_path / "tools"), "rows", num_tokens=300, threads=3).quantiser(making)
+    for kind in ("q4_k_m", "q2_k"):
+        quantise(making / "bf16.gguf", making / f"{kind}.gguf", kind)
+    assert (making / "training-rows.txt").read_text() == "rows"
+    assert (tmp_path / "tools" / "told").read_text().splitlines() == [
+        "llama-imatrix -m bf16.gguf -f training-rows.txt -o imatrix.gguf -c 149 -t 3 --parse-special --no-ppl "
+        f"in {making}",
+        f"llama-quantize --imatrix imatrix.gguf bf16.gguf q4_k_m.gguf Q4_K_M 3 in {making}",
+        f"llama-quantize --imatrix imatrix.gguf bf16.gguf q2_k.gguf Q2_K 3 in {making}",
+    ]
+
+
+def test_without_llama_cpp_s_tools_there_is_no_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(OutsideError, match="there is no llama-imatrix here"):
+        find_tools()
+
+
+def test_a_file_that_does_not_tell_of_the_matrix_is_no_proof(tmp_path: Path) -> None:
+    told = {"quantize.imatrix.entries_count": 24, "quantize.imatrix.dataset": "training-rows.txt"}
+    assert check(told, tmp_path)["measured"] == 24
+    for key in told:
+        with pytest.raises(ProofFailed, match="no importance matrix"):
+            check({**told, key: None}, tmp_path)

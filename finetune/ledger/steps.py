@@ -53,8 +53,7 @@ def find_steps(order: Order) -> list[Step]:
     base, plan, run = order.base, order.plan, order.run
 
     def on_disk(name: str, precision: str, num_bytes: int, weights: Weights, adapter: Any = None) -> Step:
-        score = partial(_on_disk, weights, order, adapter, device)
-        return Step(name, precision, by, num_bytes, score)
+        return Step(name, precision, by, num_bytes, partial(score_on_disk, weights, plan, adapter, device=device))
 
     quantised = quantised_weights(base.folder, plan)
     as_trained = Weights(base.folder, quantised) if quantised else base
@@ -72,10 +71,6 @@ def find_steps(order: Order) -> list[Step]:
     if not merged:
         found.append(Step("merged", "bf16", takes=outputs.command("merge", run)))
     return [*found, *_ggufs(run, told)]
-
-
-def _on_disk(weights: Weights, order: Order, adapter: Any, device: torch.device, examples: list[Example]) -> Score:
-    return score_on_disk(weights, order.plan, adapter, examples, device)
 
 
 def _ggufs(run: Run, told: dict[str, Any]) -> Iterator[Step]:

@@ -35,6 +35,15 @@ def cpu_seconds(folder: Path, *command: str) -> float:
     return min(seconds)
 
 
+def allowed(seconds: float, folder: Path) -> float:
+    """Stretches a bound where the machine is slower, just now, than one that does these imports in a twelfth of a second.
+
+    No command of ours can do without them.
+    """
+    imports = cpu_seconds(folder, sys.executable, "-c", "import typer.main, pydantic, yaml, jinja2")
+    return seconds * max(1.0, 12 * imports)
+
+
 def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "cache")}
 
@@ -48,23 +57,23 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_help_comes_within_a_quarter_of_a_second(folder: Path) -> None:
-    assert cpu_seconds(folder, sys.executable, "-m", "finetune", "--help") <= 0.25  # 0.09 was measured
+    assert cpu_seconds(folder, sys.executable, "-m", "finetune", "--help") <= allowed(0.25, folder)  # 0.09 was measured
 
 
 def test_a_misspelt_key_is_told_within_six_tenths_of_a_second(folder: Path) -> None:
     command = (sys.executable, "-m", "finetune", "train", "misspelt.yaml")
-    assert cpu_seconds(folder, *command) <= 0.6  # 0.25 was measured
+    assert cpu_seconds(folder, *command) <= allowed(0.6, folder)  # 0.25 was measured
 
 
 def test_a_plan_of_the_27b_comes_within_six_tenths_of_a_second(folder: Path) -> None:
     command = (sys.executable, "-m", "finetune", "plan", str(ROOT / "recipes" / "legal.yaml"), "--gpu", "24GB")
-    assert cpu_seconds(folder, *command) <= 0.6  # 0.28 was measured
+    assert cpu_seconds(folder, *command) <= allowed(0.6, folder)  # 0.28 was measured
 
 
 def test_a_plan_for_eight_machines_looks_at_every_way_within_six_tenths_of_a_second(folder: Path) -> None:
     wishes = ("--set", "base=Qwen/Qwen3.6-35B-A3B", "--set", "train.batch_size=512")
     command = (sys.executable, "-m", "finetune", "plan", "good.yaml", "--gpu", "h100x8", "--nodes", "8", *wishes)
-    assert cpu_seconds(folder, *command) <= 0.6  # 0.37 was measured
+    assert cpu_seconds(folder, *command) <= allowed(0.6, folder)  # 0.37 was measured
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def cpu_seconds(folder: Path, *command: str) -> float:
 
 
 def allowed(seconds: float, folder: Path) -> float:
-    """Stretches a bound where the machine is slower, just now, than one that does these imports in a twelfth of a second.
+    """Stretches a bound where the machine is slower just now than one that imports these in a twelfth of a second.
 
     No command of ours can do without them.
     """

@@ -38,10 +38,15 @@ def run(verb: str, file: Path, *words: str) -> dict[str, Any]:
     command = [sys.executable, "-P", __file__, verb, str(file), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        why = last_words(done)
         raise ProofFailed("llama.cpp cannot run this file", where=str(file), why=why)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """Gives what a program that failed said last, or how it ended."""
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def logits(model: Any, ids: str, out: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def sha256_made(run: Run, file: Path) -> str:
     Raises:
         ArtifactError: no export of the run made it.
     """
-    for stage in reversed(manifest.read(run.manifest)["stages"]):
-        if stage["stage"] == "export" and run.named(file) in stage["outputs"]:
-            return str(stage["outputs"][run.named(file)])
+    digest, stage = outputs.made_by(manifest.read(run.manifest)).get(run.named(file), ("", ""))
+    if stage == "export":
+        return digest
     raise ArtifactError("no export of this run made the file", where=str(file), fix=outputs.command("export", run))

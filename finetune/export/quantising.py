@@ -5,7 +5,6 @@ Both write the same bytes. Source: llama.cpp, include/llama.h (llama_model_quant
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune.errors import OutsideError
+from finetune.export import engine
 from finetune.ggufs import CONVERTED, FTYPES
-
-IN_LIBRARY = Path(__file__).with_name("engine.py")
 
 Quantiser = Callable[[Path, Path, str], None]
 
@@ -23,9 +21,9 @@ Quantiser = Callable[[Path, Path, str], None]
 def find_quantiser(threads: int) -> Quantiser | None:
     """Finds a quantiser that is installed; None where there is none."""
     tool = shutil.which("llama-quantize")
-    if importlib.util.find_spec("llama_cpp") is not None:
+    if engine.is_installed():
         return lambda given, made, kind: _run(
-            [sys.executable, "-P", str(IN_LIBRARY), "quantise", str(given), str(made), str(FTYPES[kind]), str(threads)],
+            [sys.executable, "-P", engine.__file__, "quantise", str(given), str(made), str(FTYPES[kind]), str(threads)],
             made,
         )
     if tool is not None:
@@ -46,7 +44,5 @@ def missing(kinds: list[str]) -> OutsideError:
 def _run(command: list[str], made: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise OutsideError(
-            "llama.cpp's quantiser failed", where=str(made), why=said, fix="free some space, or try q8_0"
-        )
+        why, fix = engine.last_words(done), "free some space, or try q8_0"
+        raise OutsideError("llama.cpp's quantiser failed", where=str(made), why=why, fix=fix)

@@ -144,21 +144,24 @@ def _not_made(order: Order, say: Say) -> tuple[str, ...]:
     stages = manifest.read(order.run.manifest)["stages"]
     merged = [i for i, each in enumerate(stages) if order.run.named(order.merged / "config.json") in each["outputs"]]
     exports = [each for each in stages[merged[-1] :] if each["stage"] == "export"]
-    whole = [kind for kind in order.kinds if any(_is_whole(order, kind, entry) for entry in exports)]
+    versions = _versions(order)
+    whole = [kind for kind in order.kinds if _is_whole(order, kind, exports, versions)]
     for kind in whole:
         say(f"{order.file(kind).name}  is there, as it was proven")
     return tuple(kind for kind in order.kinds if kind not in whole)
 
 
-def _is_whole(order: Order, kind: str, entry: dict[str, Any]) -> bool:
+def _is_whole(order: Order, kind: str, exports: list[dict[str, Any]], versions: dict[str, str]) -> bool:
+    """Tells whether a kind's file is the one that the newest of these exports to name it proved, as this one would."""
     file = order.file(kind)
-    digest = entry["outputs"].get(order.run.named(file))
+    naming = [entry for entry in exports if order.run.named(file) in entry["outputs"]]
+    if not naming or not file.is_file():
+        return False
+    entry = naming[-1]
     compared = any(claim["claim"].startswith(f"{file.name}: mean KL") for claim in entry["claims"])
-    if entry["inputs"] != _inputs(order):
+    if (entry["inputs"], entry["versions"]) != (_inputs(order), versions) or (engine.is_installed() and not compared):
         return False
-    if digest is None or entry["versions"] != _versions(order) or (engine.is_installed() and not compared):
-        return False
-    return file.is_file() and atomic.sha256(file) == digest
+    return atomic.sha256(file) == str(entry["outputs"][order.run.named(file)])
 
 
 def _write_beside(order: Order, files: list[Quality], projector: str | None, say: Say) -> list[Path]:

@@ -51,6 +51,11 @@ def advice(run: Run, lines: list[dict[str, Any]], num_examples: int) -> list[str
     return told + [_of_step(run, line, own) for line in own if _share(line) < ENOUGH]
 
 
+def short(line: dict[str, Any]) -> str:
+    """Names a step in a word or two: a GGUF by its kind."""
+    return str(line["weights"] if line["name"] == "gguf" else line["name"])
+
+
 def _share(line: dict[str, Any]) -> float:
     """Of the tuning, that a step keeps; all of it where that was not measured."""
     kept = line.get("kept")
@@ -58,7 +63,7 @@ def _share(line: dict[str, Any]) -> float:
 
 
 def _of_step(run: Run, line: dict[str, Any], lines: list[dict[str, Any]]) -> str:
-    name = line["weights"] if line["name"] == "gguf" else line["name"]
+    name = short(line)
     said = f"{name} keeps {_share(line):.0%} of the tuning: "
     if line["name"] != "gguf":
         out = str(run.path / "merged-dequantised")

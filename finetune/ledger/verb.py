@@ -16,7 +16,7 @@ from finetune import __version__
 from finetune.data import Example
 from finetune.errors import DataError
 from finetune.ledger import intervals
-from finetune.ledger.advice import advice
+from finetune.ledger.advice import advice, short
 from finetune.ledger.drawing import draw
 from finetune.ledger.steps import Step, find_steps
 from finetune.merge.order import Order, take
@@ -111,7 +111,7 @@ def _entry(order: Order, told: dict[str, Any], began: float) -> Entry:
     run = order.run
     claims: list[Claim] = []
     for line in told["steps"]:
-        of = line["name"] if line["name"] != "gguf" else line["weights"]
+        of = short(line)
         if "loss" in line:
             claims.append(claim(f"{of}: held-out loss", round(line["loss"]["value"], 4)))
         if line.get("kept") and of not in ("base", "adapter"):

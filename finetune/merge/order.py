@@ -52,8 +52,7 @@ class Order:
     @property
     def others(self) -> list[Path]:
         """Files of the base that are copied besides its shards: what serves it, no pickles, no code, nothing hidden."""
-        files = sorted(file for file in self.base.folder.iterdir() if file.is_file())
-        return [file for file in files if is_taken(file.name) and file not in shards(self.base.folder)]
+        return files_along(self.base.folder)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -115,6 +114,12 @@ def _check_base(run: Run, base: Path, begun: dict[str, Any]) -> None:
             fix = f"put it back as it was, or train anew: {anew(run)}"
             why = "the adapter is worth nothing on another one"
             raise ArtifactError(f"{what} is not the one that was trained with", where=str(where), why=why, fix=fix)
+
+
+def files_along(base: Path) -> list[Path]:
+    """Lists the files of a base that go with a model that is made of it, besides its shards, by their names."""
+    files, weights = sorted(file for file in base.iterdir() if file.is_file()), shards(base)
+    return [file for file in files if is_taken(file.name) and file not in weights]
 
 
 def is_taken(name: str) -> bool:

@@ -13,7 +13,7 @@ from finetune.merge.combining import SEED
 from finetune.merge.mix import Mix, name_of
 from finetune.model.adapter import CONFIG, WEIGHTS
 from finetune.plan import Plan, read_plan
-from finetune.run import Run, anew, atomic, manifest, open_run, resume
+from finetune.run import Run, anew, atomic, manifest, open_run, outputs, resume
 
 SAME = {"base": "base", "tokenizer": "base's tokenizer", "template": "base's chat template"}
 """What runs must have in common: key of the contract -> what it is."""
@@ -29,16 +29,11 @@ def check_adapter(run: Run, plan: Plan, told: dict[str, Any]) -> dict[str, str]:
         why = "method full trains every weight, so there is no adapter to merge"
         fix = f"ls {shlex.quote(str(run.weights))}   # once it is trained, this is the whole model"
         raise ArtifactError("this run's model is whole already", where=str(run.weights), why=why, fix=fix)
-    entry = next((stage for stage in reversed(told["stages"]) if stage["stage"] == "train"), None)
+    entry = outputs.last(told, "train")
     if entry is None:
         why = "training did not finish"
         raise ArtifactError("the run has no adapter", where=str(run.path), why=why, fix=resume(run.path))
-    for name, digest in entry["outputs"].items():
-        file = run.path / name
-        if not file.is_file() or atomic.sha256(file) != digest:
-            what = f"{name} is {'not the one that was proven' if file.is_file() else 'gone'}"
-            fix = f"put it back, or train anew: {anew(run)}"
-            raise ArtifactError(what, where=str(file), why="its hash stands in the manifest", fix=fix)
+    outputs.check(run, entry["outputs"], f"put it back, or train anew: {anew(run)}")
     return dict(entry["outputs"])
 
 

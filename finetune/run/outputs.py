@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from finetune import atomic
 from finetune.errors import ArtifactError, Problem
 from finetune.run.folder import Run
+
+STANDS = "its hash stands in the manifest"
 
 
 def made_by(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -50,9 +51,9 @@ def _problems(run: Run, files: Iterable[tuple[str, str]], fix: str) -> Iterator[
     for name, digest in files:
         file = run.path / name
         if not file.is_file():
-            yield Problem(f"{Path(name).name} is gone", str(file), "its hash stands in the manifest", fix)
+            yield Problem(f"{name} is gone", str(file), STANDS, fix)
         elif atomic.sha256(file) != digest:
-            yield Problem(f"{Path(name).name} is not the one that was proven", str(file), "", fix)
+            yield Problem(f"{name} is not the one that was proven", str(file), STANDS, fix)
 
 
 def command(verb: str, run: Run, *words: str) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from finetune.merge.order import is_taken
+from finetune.merge.order import files_along
 from finetune.merge.weights import Weights
 from finetune.model.streaming import DTYPES, stream
 from finetune.run import Claim, atomic, claim
-from finetune.shards import check_index, read_json, shards
+from finetune.shards import check_index, read_json
 
 CLASSES = ("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration")
 """Under which vLLM and SGLang serve these models; a text-only class would be refused by some versions.
@@ -71,8 +71,7 @@ def _same_tensors(found: dict[str, Place], wished: dict[str, Place]) -> Claim:
 
 def _same_files(folder: Path, base: Path) -> Iterator[Claim]:
     """Compares configs, tokenizer and templates, which are the base's own byte for byte."""
-    files = [file for file in base.iterdir() if file.is_file() and is_taken(file.name)]
-    files = sorted(file for file in files if file not in shards(base))
+    files = files_along(base)
     away = [file.name for file in files if not _is_same(file, folder / file.name)]
     told = f"not {', '.join(away)}" if away else len(files)
     yield claim("configs, tokenizer and template, the base's byte for byte", told, holds=not away)

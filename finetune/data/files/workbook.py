@@ -1,0 +1,156 @@
+"""Excel: the first sheet that has rows is the table; its first row is the head.
+
+openpyxl reads it row by row. A faster reader (python-calamine) was weighed: it holds a sheet as one dense block, so
+that a lone cell in the far corner ends the process, and it gives a cell that holds an error as an empty one.
+"""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+from xml.etree.ElementTree import ParseError
+
+from finetune.data.files.heads import check_head
+from finetune.data.files.opening import opened_anywhere
+from finetune.data.files.records import Format, Raw, place
+from finetune.errors import DataError, OutsideError, Problem
+
+LOOKED_AT = 50
+ERRORS = ("#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NULL!", "#NUM!")
+
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError),
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, NotImplementedError),
+)
+"""What openpyxl raises on files that are not as they should be; it has no error of its own for them."""
+
+Row = tuple[int, list[Any]]
+"""The number of a row, from 1, and its cells; None is an empty one."""
+
+
+def workbook(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
+    """Yields the rows of the first sheet that has some.
+
+    Raises:
+        DataError: the file is cut off or damaged, or the table has no head.
+        OutsideError: openpyxl is not installed.
+    """
+    with opened_anywhere(file, shown) as stream:
+        title, rows = _first_sheet(stream, shown)
+        head_row = next(rows, None)
+        if head_row is None:
+            return
+        number, head = head_row[0], _without_end(head_row[1])
+        first = list(islice(rows, LOOKED_AT))
+        fix = f'write the names of the columns into row {number} of the sheet "{title}"'
+        cells = ["" if cell is None else cell for cell in head]
+        names = check_head(cells, [row for _, row in first], place(shown, fmt, number), (fix, fix))
+        for number, row in chain(first, rows):
+            yield _record(names, row, number, place(shown, fmt, number))
+
+
+def sheets_note(stream: BinaryIO, shown: str) -> str:
+    """Says which sheet is read, and which are not; nothing where there is one alone.
+
+    Raises:
+        DataError: the file is cut off or damaged.
+        OutsideError: openpyxl is not installed.
+    """
+    title, _ = _first_sheet(stream, shown)
+    stream.seek(0)
+    others = [sheet.title for sheet in _sheets(stream, shown) if sheet.title != title]
+    return f'the sheet "{title}" is read; not read: {", ".join(others)}' if others else ""
+
+
+def _first_sheet(stream: BinaryIO, shown: str) -> tuple[str, Iterator[Row]]:
+    """Finds the first sheet with a row that is not empty."""
+    title = ""
+    for sheet in _sheets(stream, shown):
+        title = title or str(sheet.title)
+        rows = _rows(sheet, shown)
+        if (row := next(rows, None)) is not None:
+            return str(sheet.title), chain([row], rows)
+    return title, iter(())
+
+
+def _sheets(stream: BinaryIO, shown: str) -> list[Any]:
+    try:
+        from openpyxl import load_workbook
+    except ModuleNotFoundError:
+        why = "Excel is read by openpyxl"
+        raise OutsideError("openpyxl is not installed", where=shown, why=why, fix="pip install openpyxl") from None
+    with warnings.catch_warnings(action="ignore"):  # of styles and pictures, which are not read
+        try:
+            return list(load_workbook(stream, read_only=True, data_only=True, keep_links=False).worksheets)
+        except DAMAGED as error:
+            raise _damaged(shown, error) from None
+
+
+def _rows(sheet: Any, shown: str) -> Iterator[Row]:
+    """Yields the rows that are not empty."""
+    try:
+        sheet.reset_dimensions()  # some programs write wrong ones, and rows would be cut to them
+        rows = enumerate(sheet.iter_rows(values_only=True), 1)
+    except DAMAGED as error:
+        raise _damaged(shown, error) from None
+    while True:
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                batch = list(islice(rows, 256))
+            except DAMAGED as error:
+                raise _damaged(shown, error) from None
+        if not batch:
+            return
+        for number, row in batch:
+            if any(cell not in (None, "") for cell in row):
+                yield number, list(row)
+
+
+def _record(names: list[str], row: list[Any], number: int, where: str) -> Raw | Problem:
+    row = _without_end(row)
+    if len(row) > len(names):
+        why = f"it has {len(row)} cells; the head names {len(names)}: {', '.join(names[:6])}"
+        fix = f"name the column of {str(row[-1])[:30]!r} in the head, or clear the cell"
+        return Problem("the row has more cells than the head", where, why, fix)
+    for name, cell in zip(names, row, strict=False):
+        if cell in ERRORS:
+            what, why = f"the cell holds the error {cell}", "it would be learnt as text"
+            return Problem(what, f"{where}  {name}", why, "correct its formula, or clear the cell")
+    cells = [_plain(cell) for cell in row] + [""] * (len(names) - len(row))
+    return Raw(number, dict(zip(names, cells, strict=True)))
+
+
+def _plain(cell: Any) -> Any:
+    """Gives a cell as JSON could hold it; a day without an hour stays one."""
+    match cell:
+        case None:
+            return ""
+        case datetime():
+            return cell.date().isoformat() if cell.time() == time() else cell.isoformat()
+        case date() | time():
+            return cell.isoformat()
+        case timedelta():
+            return str(cell)
+        case bool() | int() | float() | str():
+            return cell
+        case _:
+            return str(cell)
+
+
+def _without_end(row: list[Any]) -> list[Any]:
+    """Leaves the empty cells at the end off."""
+    while row and row[-1] in (None, ""):
+        row = row[:-1]
+    return row
+
+
+def _damaged(shown: str, error: Exception) -> DataError:
+    why, fix = " ".join(str(error).split())[:200] or type(error).__name__, f"unzip -t {shlex.quote(shown)}"
+    return DataError("the zip or Excel file is cut off or damaged", where=shown, why=why, fix=fix)

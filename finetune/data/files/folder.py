@@ -18,11 +18,16 @@ _ABOUT = re.compile(
 """Names of files that tell of the data."""
 
 _NO_DATA = frozenset(
-    ".png .jpg .jpeg .gif .webp .bmp .tif .tiff .svg .ico .mp3 .wav .flac .mp4 .mov .avi .webm "  # pictures, sound
-    ".safetensors .gguf .bin .pt .pth .ckpt .onnx .npy .npz .pkl .pickle .model "  # weights
-    ".zip .tar .tgz .7z .rar .bz2 .xz .zst .whl "  # archives
-    ".py .pyc .ipynb .sh .yaml .yml .toml .ini .cfg .lock .log .css .js .sha256 .md5".split()
+    f".{suffix}"
+    for suffix in (
+        *("png", "jpg", "jpeg", "gif", "webp", "bmp", "tif", "tiff", "svg", "ico"),
+        *("mp3", "wav", "flac", "mp4", "mov", "avi", "webm"),
+        *("safetensors", "gguf", "bin", "pt", "pth", "ckpt", "onnx", "npy", "npz", "pkl", "pickle", "model"),
+        *("zip", "tar", "tgz", "7z", "rar", "bz2", "xz", "zst", "whl", "sha256", "md5"),
+        *("py", "pyc", "ipynb", "sh", "yaml", "yml", "toml", "ini", "cfg", "lock", "log", "css", "js"),
+    )
 )
+"""Pictures, sound, weights, archives and code."""
 
 
 def data_files(path: Path) -> list[Path]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 ROW_WORDS = frozenset(
-    "messages conversations conversation prompt completion instruction input output question answer query response "
-    "text chosen rejected context label".split()
+    (
+        *("messages", "conversations", "conversation", "prompt", "completion", "text", "chosen", "rejected"),
+        *("instruction", "input", "output", "question", "answer", "query", "response", "context", "label"),
+    )
 )
 """Columns by which an object is known as one row, not as a holder of rows."""
 

@@ -16,6 +16,8 @@ from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format, Raw
 from finetune.data.strict_json import WrongJson, kind, read_json
 from finetune.errors import DataError, Problem
 
+LIKE = f"a row is a JSON object, like {EXAMPLE}"
+
 MAX_OBJECT_BYTES = 256 * 2**20
 """An object is held as text while it is read; a list is not, and may be of any size."""
 
@@ -23,7 +25,7 @@ MAX_OBJECT_BYTES = 256 * 2**20
 def json_list(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
     """Yields the records of a list, in memory for one record at a time."""
     with opened(file, shown) as stream:
-        yield from _records(_elements(text_chunks(stream, shown, file), 1, shown, fmt), shown)
+        yield from _records(_elements(text_chunks(stream, shown, file), 1, shown, fmt), shown, fmt)
 
 
 def json_object(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
@@ -32,21 +34,20 @@ def json_object(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
     Raises:
         DataError: it is not JSON, too large, or holds no rows.
     """
-    wider = f"{printing(shown, fmt.gzip)} | jq -c '.[]' > {shlex.quote(renamed(shown, 'rows', '.jsonl'))}"
-    text = whole_text(file, shown, MAX_OBJECT_BYTES, wider)
+    text = whole_text(file, shown, MAX_OBJECT_BYTES, _jq(".[]", shown, fmt))
     found, end = _whole_object(text, shown, fmt)
     held, holders = held_in(text, found)
     line_of = _line_counter(text)
     if held == "row":
         start = len(text) - len(text.lstrip())
-        yield from _records([(line_of(start), text[start:end])], shown)
+        yield from _records([(line_of(start), text[start:end])], shown, fmt)
     elif held == "rows":
-        for member, record in zip(holders, _records(_pieces(text, holders, line_of), shown), strict=True):
+        for member, record in zip(holders, _records(_pieces(text, holders, line_of), shown, fmt), strict=True):
             yield _with_id(record, member.key)
     elif held == "list":
         (holder,) = holders
         piece = text[holder.start : holder.end]
-        yield from _records(_elements([piece], line_of(holder.start), shown, fmt), shown)
+        yield from _records(_elements([piece], line_of(holder.start), shown, fmt), shown, fmt)
     else:
         raise _no_rows(text, held, holders, shown, fmt)
 
@@ -91,7 +92,7 @@ def _pieces(text: str, found: list[Member], line_of: Any) -> Iterator[tuple[int,
         yield line_of(member.start), text[member.start : member.end]
 
 
-def _records(pieces: Iterable[tuple[int, str]], shown: str) -> Iterator[Raw | Problem]:
+def _records(pieces: Iterable[tuple[int, str]], shown: str, fmt: Format) -> Iterator[Raw | Problem]:
     """Parses each element strictly; a list around one object is taken off it.
 
     Raises:
@@ -100,7 +101,7 @@ def _records(pieces: Iterable[tuple[int, str]], shown: str) -> Iterator[Raw | Pr
     for number, (line, piece) in enumerate(pieces, 1):
         place = f"{shown}:{line}"
         if len(piece) > MAX_RECORD_BYTES:
-            raise too_long(shown, line, packed=False)
+            raise too_long(shown, line, fmt.gzip)
         try:
             value = read_json(piece)
         except WrongJson as error:
@@ -111,8 +112,8 @@ def _records(pieces: Iterable[tuple[int, str]], shown: str) -> Iterator[Raw | Pr
         if isinstance(value, dict):
             yield Raw(line, value)
         elif number == 1:
-            what = f"the file is a list of {'lists' if isinstance(value, list) else _many(value)}, not of rows"
-            raise DataError(what, where=place, why="a row is a JSON object", fix=EXAMPLE)
+            what = f"the file is a list of {_many(value)}, not of rows"
+            raise DataError(what, where=place, why=LIKE, fix=_jq("map({text: .})[]", shown, fmt))
         else:
             yield Problem("a row is a JSON object", place, f"it is {kind(value)}", EXAMPLE)
 
@@ -184,7 +185,7 @@ def _something_after(text: str, at: int, line: int, shown: str, fmt: Format) -> 
         what, why = "something follows the end of the JSON", f"…{text[at : at + 30]}".splitlines()[0]
         return DataError(what, where=where, why=why, fix=f"remove what follows, from line {line} on")
     words, filter_ = ("several objects follow one another", ".") if mark == "{" else ("several lists follow", ".[]")
-    fix = f"{printing(shown, fmt.gzip)} | jq -c '{filter_}' > {shlex.quote(renamed(shown, 'rows', '.jsonl'))}"
+    fix = _jq(filter_, shown, fmt)
     return DataError(words, where=where, why="that is JSON Lines only where each stands in one line", fix=fix)
 
 
@@ -192,16 +193,21 @@ def _no_rows(text: str, held: str, holders: list[Member], shown: str, fmt: Forma
     """Tells of an object whose values are not rows."""
     first = holders[0]
     where = f"{shown}:{text.count(chr(10), 0, first.start) + 1}"
-    target = shlex.quote(renamed(shown, "rows", ".jsonl"))
     if held == "lists":
         names = ", ".join(m.key for m in holders[:4])
-        picked = shlex.quote(f".[{json.dumps(first.key, ensure_ascii=False)}][]")
-        what, fix = f"the file holds several lists of rows: {names}", f"{printing(shown, fmt.gzip)} | jq -c {picked}"
-        return DataError(what, where=where, why="one list is read from a file", fix=f"{fix} > {target}")
+        fix = _jq(f".[{json.dumps(first.key, ensure_ascii=False)}][]", shown, fmt)
+        what = f"the file holds several lists of rows: {names}"
+        return DataError(what, where=where, why="one list is read from a file", fix=fix)
     of = _many(json.loads(text[first.start : first.end]))
     example = f"{json.dumps(first.key, ensure_ascii=False)} -> {text[first.start : first.end][:40]}"
-    why = f"{example} is no row; a row is a JSON object"
-    return DataError(f"the file is an object of {of}, not of rows", where=where, why=why, fix=EXAMPLE)
+    fix = _jq("to_entries[] | {id: .key, label: .value}", shown, fmt)
+    return DataError(f"the file is an object of {of}, not of rows", where=where, why=f"{example}; {LIKE}", fix=fix)
+
+
+def _jq(filter_: str, shown: str, fmt: Format) -> str:
+    """Writes the command that makes JSON Lines of a file."""
+    target = shlex.quote(renamed(shown, "rows", ".jsonl"))
+    return f"{printing(shown, fmt.gzip)} | jq -c {shlex.quote(filter_)} > {target}"
 
 
 def _many(value: Any) -> str:

@@ -54,13 +54,18 @@ def opened_anywhere(file: Path, shown: str) -> Iterator[BinaryIO]:
         DataError: as `opened` does.
     """
     with opened(file, shown) as stream:
-        if not isinstance(stream, gzip.GzipFile):
+        if not is_packed(stream):
             yield stream
             return
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(stream, copy, CHUNK_BYTES)
             copy.seek(0)
             yield cast(BinaryIO, copy)
+
+
+def is_packed(stream: object) -> bool:
+    """Says whether a stream that `opened` gave comes out of gzip."""
+    return isinstance(stream, gzip.GzipFile)
 
 
 def check_regular(file: Path, shown: str) -> None:
@@ -96,7 +101,7 @@ def numbered_lines(file: Path, shown: str) -> Iterator[tuple[int, bytes]]:
         while line := stream.readline(MAX_RECORD_BYTES + 1):
             number += 1
             if len(line) > MAX_RECORD_BYTES:
-                raise too_long(shown, number, isinstance(stream, gzip.GzipFile))
+                raise too_long(shown, number, is_packed(stream))
             yield number, line.removeprefix(BOM) if number == 1 else line
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import BinaryIO
 from finetune.data.files.delimited import delimited_name
 from finetune.data.files.foreign import check_readable, check_workbook, is_wide_xml
 from finetune.data.files.json_shapes import json_name
-from finetune.data.files.opening import BOM, opened, opened_anywhere
+from finetune.data.files.opening import BOM, is_packed, opened, opened_anywhere
 from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format
 from finetune.data.files.workbook import sheets_note
 from finetune.data.files.xml_records import begins_xml
@@ -29,7 +28,7 @@ def sniff(file: Path, shown: str) -> Format:
         DataError: it cannot be read, is empty, or is of a format that is not read; with the way out.
     """
     with opened(file, shown) as stream:
-        packed = isinstance(stream, gzip.GzipFile)
+        packed = is_packed(stream)
         head, whole = _head(stream)
     if not head.strip():
         why = "there is nothing to learn"

@@ -164,7 +164,9 @@ def _events(file: Path, shown: str) -> Iterator[Event]:
 
     def doctype(*_: Any) -> None:
         why = "what it declares is not read, and entities can swell without bound"
-        raise _wrong("the XML has a DTD", shown, parser.CurrentLineNumber, why, f"remove {'<!DOCTYPE …>'} from the file")
+        raise _wrong(
+            "the XML has a DTD", shown, parser.CurrentLineNumber, why, f"remove {'<!DOCTYPE …>'} from the file"
+        )
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.StartDoctypeDeclHandler = doctype
@@ -178,7 +180,9 @@ def _events(file: Path, shown: str) -> Iterator[Event]:
                 parser.Parse(chunk, last)
             except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError, ValueError: its encoding
                 line = parser.CurrentLineNumber
-                raise _wrong("the XML is not well-formed", shown, line, str(error), f"xmllint --noout {shown}") from None
+                raise _wrong(
+                    "the XML is not well-formed", shown, line, str(error), f"xmllint --noout {shown}"
+                ) from None
             yield from met
             met.clear()
 

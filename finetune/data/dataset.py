@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import struct
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from finetune.data.messages import Row
-from finetune.data.rendering import Example, Renderer, rounds
-from finetune.data.rows import SHOWN_PROBLEMS
-from finetune.data.split import read_split
+from finetune.data import examples as lazily
+from finetune.data.assigning import Candidates, assign
+from finetune.data.examples import Stores
+from finetune.data.filling import Reading, default_cache, fill
+from finetune.data.fitting import Fitted, fit
+from finetune.data.noting import notes
+from finetune.data.problems import Problems
+from finetune.data.reading import check_sides, read
+from finetune.data.rendering import Example, Renderer
+from finetune.data.sources import Sourced, to_hold_out, to_learn
+from finetune.data.split import Mark
+from finetune.data.store import REASONS, TEXT, Store
 from finetune.data.template import read_template
 from finetune.data.vocabulary import read_vocabulary
-from finetune.errors import DataError, Problem
+from finetune.errors import DataError
 from finetune.recipe import Recipe
 
 
@@ -47,24 +55,23 @@ class Counts:
 class Dataset:
     """Everything that is learnt and everything that is held out."""
 
-    train: list[Example]
-    held_out: list[Example]
+    train: Sequence[Example]
+    held_out: Sequence[Example]
     counts: Counts
     thinking: bool
     """Whether the tuned model is to be asked with thinking."""
     renderer: Renderer
     notes: tuple[str, ...]
     """What the user should know, in words."""
+    left_out: Sequence[Example] = ()
+    """Examples of both sides that are too long, and are neither learnt nor scored."""
+    files: tuple[tuple[Sourced, Store], ...] = field(default=(), repr=False)
+    """Each file that was read, those of held-out rows last, and all that was rendered of it."""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Identifies the exact ids and masks, in order."""
-        digest = hashlib.sha256()
-        for example in (*self.train, *self.held_out):
-            digest.update(struct.pack(f"<I{len(example)}I", len(example), *example.ids))
-            digest.update(bytes(example.learnt))
-        digest.update(struct.pack("<I", len(self.train)))
-        return digest.hexdigest()
+        return lazily.sha256(self.train, self.held_out)
 
 
 def count_rows(recipe: Recipe) -> Counts:
@@ -75,153 +82,102 @@ def count_rows(recipe: Recipe) -> Counts:
     Raises:
         DataError: a file cannot be learnt from.
     """
-    train, held_out = read_split(recipe)
-    return Counts(
-        rows=len(train),
-        held_out_rows=len(held_out),
-        examples=sum(_num_examples(recipe, row) for row in train),
-        held_out_examples=sum(_num_examples(recipe, row) for row in held_out),
-    )
+    found = read(recipe)
+    check_sides(recipe, found.problems, found.times)
+    rows, examples = found.count(learnt=True)
+    held_out_rows, held_out_examples = found.count(learnt=False)
+    return Counts(rows, examples, held_out_rows, held_out_examples)
 
 
-def _num_examples(recipe: Recipe, row: Row) -> int:
-    return 1 if recipe.data.preserve_thinking else len(rounds(row.messages, row.learn_from))
-
-
-def prepare(recipe: Recipe, base: Path) -> Dataset:
+def prepare(recipe: Recipe, base: Path, cache: Path | None = None) -> Dataset:
     """Renders everything the recipe names with the base's own template and tokenizer.
+
+    Args:
+        recipe: what to learn from.
+        base: the folder of tokenizer and template.
+        cache: where rendered files are kept for the next time; by default the user's own cache folder.
 
     Raises:
         DataError: a row is wrong, too long where that is an error, or nothing would be learnt.
         ArtifactError: the base has no tokenizer or template.
+        OutsideError: a data set of the Hub cannot be downloaded.
     """
-    train, held_out = read_split(recipe)
-    renderer = Renderer(
+    files = (*to_learn(recipe), *to_hold_out(recipe))
+    renderer = renderer_of(recipe, base)
+    problems, stores = Problems(), list[tuple[Store, Reading]]()
+    for file in files:
+        store, found = fill(file.reading, renderer, cache or default_cache())
+        problems.add(found)
+        stores.append((store, file.reading))
+    candidates = [_candidates(file, store) for file, (store, _) in zip(files, stores, strict=True)]
+    times = assign(candidates, 0.0 if isinstance(recipe.data.eval, Path) else recipe.data.eval)
+    check_sides(recipe, problems, times)
+    reasoned = _check_thinking(recipe, stores, times)
+    fitted = fit(recipe, stores, times)
+    told = tuple(notes(recipe, files, stores, times, fitted, reasoned))
+    counts = _counts(times, fitted, reasoned)
+    kept = tuple((file, store) for file, (store, _) in zip(files, stores, strict=True))
+    return Dataset(fitted.train, fitted.held_out, counts, reasoned > 0, renderer, told, fitted.left_out, kept)
+
+
+def _counts(times: Sequence[array[int]], fitted: Fitted, reasoned: int) -> Counts:
+    train, held_out = fitted.train, fitted.held_out
+    return Counts(
+        rows=sum(n > 0 for each in times for n in each),
+        held_out_rows=sum(n < 0 for each in times for n in each),
+        examples=len(train),
+        held_out_examples=len(held_out),
+        tokens=sum(train.lengths),
+        learnt_tokens=sum(map(train.learnt, range(len(train)))),
+        longest=max(train.lengths, default=0),
+        longest_held_out=max(held_out.lengths, default=0),
+        dropped=fitted.fate["dropped"],
+        truncated=fitted.fate["truncated"],
+        with_reasoning=reasoned,
+    )
+
+
+def renderer_of(recipe: Recipe, base: Path) -> Renderer:
+    """Makes the renderer that a recipe wishes, of a base's template and tokenizer.
+
+    Raises:
+        ArtifactError: the base has none.
+    """
+    return Renderer(
         template=read_template(base),
         vocabulary=read_vocabulary(base),
         system=recipe.system,
         preserve_thinking=recipe.data.preserve_thinking,
         learn_reasoning=recipe.data.thinking != "never",
     )
-    reasoned = _check_thinking(recipe, [*train, *held_out])
-    to_learn, to_hold = _render(renderer, train), _render(renderer, held_out)
-    _check_lengths(recipe, to_learn, to_hold)
-    fate: Counter[str] = Counter()
-    learnt, held = _fit(recipe, to_learn, fate), _fit(recipe, to_hold, fate)
-    for what, before, after in (
-        ("no example is left to learn", to_learn, learnt),
-        ("no held-out example is left", to_hold, held),
-    ):
-        if before and not after:
-            shortest, longest = min(map(len, before)), max(map(len, before))
-            why = f"all {len(before):,} are longer than {recipe.data.max_length:,} tokens: {shortest:,} to {longest:,}"
-            fix = recipe.line("data.max_length", longest)
-            raise DataError(what, where=recipe.where("data.max_length"), why=why, fix=fix)
-    counts = Counts(
-        rows=len(train),
-        held_out_rows=len(held_out),
-        examples=len(learnt),
-        held_out_examples=len(held),
-        tokens=sum(map(len, learnt)),
-        learnt_tokens=sum(sum(example.learnt) for example in learnt),
-        longest=max(map(len, learnt)),
-        longest_held_out=max(map(len, held), default=0),
-        dropped=fate["dropped"],
-        truncated=fate["truncated"],
-        with_reasoning=reasoned,
-    )
-    notes = tuple(_notes(recipe, train, held_out, counts, renderer))
-    return Dataset(learnt, held, counts, reasoned > 0, renderer, notes)
 
 
-def _render(renderer: Renderer, rows: Iterable[Row]) -> list[Example]:
-    examples = [example for row in rows for example in renderer.examples(row)]
-    for example in examples:
-        assert any(example.learnt), example.place
-    return examples
+def _candidates(file: Sourced, store: Store) -> Candidates:
+    """Says of the rows of a store what their side follows from."""
+    rows = range(store.num_rows)
+    marks = [Mark(store.fingerprint(row), store.likeness(row), store.group(row)) for row in rows]
+    made = Counter(store.row_of(number) for number in range(store.num_examples))
+    return Candidates(file.source, marks, array("i", [made[row] for row in rows]), file.held_out)
 
 
-def _check_lengths(recipe: Recipe, *sides: Sequence[Example]) -> None:
-    """Refuses what is too long, where the recipe calls that an error."""
-    limit = recipe.data.max_length
-    too_long = [example for examples in sides for example in examples if len(example) > limit]
-    if recipe.data.too_long != "error" or not too_long:
-        return
-    fix = recipe.line("data.max_length", max(map(len, too_long)))
-    problems = [
-        Problem(
-            "the row is too long",
-            e.place,
-            f"{len(e):,} tokens; {recipe.where('data.max_length')} allows {limit:,}",
-            fix,
-        )
-        for e in too_long[:SHOWN_PROBLEMS]
-    ]
-    if more := len(too_long) - len(problems):
-        problems.append(Problem(f"and {more:,} more rows are too long"))
-    raise DataError.of(problems)
-
-
-def _fit(recipe: Recipe, examples: Sequence[Example], fate: Counter[str]) -> list[Example]:
-    """Drops or cuts the examples that are too long, as the recipe says, and counts them."""
-    limit, fitting = recipe.data.max_length, []
-    for example in examples:
-        if len(example) <= limit:
-            fitting.append(example)
-        elif recipe.data.too_long == "truncate" and (cut := _cut_at_turn(example, limit)):
-            fate["truncated"] += 1
-            fitting.append(cut)
-        else:
-            fate["dropped"] += 1
-    return fitting
-
-
-def _cut_at_turn(example: Example, limit: int) -> Example | None:
-    """Keeps the whole learnt turns that fit; a turn ends where the mask falls from learnt to not."""
-    for end in range(limit, 0, -1):
-        if example.learnt[end - 1] and not example.learnt[end]:
-            return Example(example.ids[:end], example.learnt[:end], example.place)
-    return None
-
-
-def _check_thinking(recipe: Recipe, rows: Sequence[Row]) -> int:
+def _check_thinking(recipe: Recipe, stores: Stores, times: Sequence[array[int]]) -> int:
     """Counts the rows whose reasoning is learnt, and demands it of all where the recipe does."""
     if recipe.data.thinking == "never":
         return 0
-    reasoned = [any("reasoning_content" in m for m in row.messages[row.learn_from :]) for row in rows]
-    if recipe.data.thinking == "always" and not all(reasoned):
-        without = [row for row, has in zip(rows, reasoned, strict=True) if not has]
+    reasoned, without, first = 0, 0, ""
+    for (store, reading), each in zip(stores, times, strict=True):
+        for row, n in enumerate(each):
+            flags = store.flags(row) if n else TEXT
+            if flags & REASONS:
+                reasoned += 1
+            elif not flags & TEXT:
+                without += 1
+                first = first or reading.place(store.line(row))
+    if recipe.data.thinking == "always" and without:
         raise DataError(
-            f"{len(without)} of {len(rows)} rows have no reasoning",
-            where=f"{without[0].place}  reasoning_content",
+            f"{without} of {reasoned + without} rows have no reasoning",
+            where=f"{first}  reasoning_content",
             why=f"{recipe.where('data.thinking')} demands it of every row; this is the first without",
             fix=recipe.line("data.thinking", "auto"),
         )
-    return sum(reasoned)
-
-
-def _notes(
-    recipe: Recipe, train: Sequence[Row], held_out: Sequence[Row], counts: Counts, renderer: Renderer
-) -> Iterable[str]:
-    """Says in words what a user would want to know before training on this."""
-    unread = Counter(column for row in (*train, *held_out) for column in row.unread)
-    if 0 < counts.with_reasoning < counts.rows + counts.held_out_rows:
-        without = counts.rows + counts.held_out_rows - counts.with_reasoning
-        yield f"{without} rows have no reasoning: they are learnt as answers to a prompt without thinking"
-    if unread:
-        yield "columns that are not learnt: " + ", ".join(f"{name} ({n} rows)" for name, n in unread.items())
-    spelt = [row.place for row in (*train, *held_out) if renderer.control.search(f"{row.messages}{row.tools}")]
-    if spelt:
-        yield f"{len(spelt)} rows spell a control token, first {spelt[0]}: it is encoded as text"
-    if counts.dropped:
-        share = counts.dropped / (counts.examples + counts.held_out_examples + counts.dropped)
-        yield f"{counts.dropped} examples ({share:.0%}) longer than {recipe.data.max_length} tokens are left out"
-    if counts.truncated:
-        yield f"{counts.truncated} examples are cut at a turn to fit {recipe.data.max_length} tokens"
-    if counts.examples + counts.held_out_examples + counts.dropped > counts.rows + counts.held_out_rows:
-        yield "chats of several questions became one example for each (data.preserve_thinking: true keeps them whole)"
-    leaked = {row.fingerprint for row in train} & {row.fingerprint for row in held_out}
-    if leaked:
-        yield f"{len(leaked)} held-out rows are also learnt: the held-out loss flatters"
-    if not held_out:
-        yield "nothing is held out: the run cannot show that it helped"
+    return reasoned

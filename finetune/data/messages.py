@@ -1,4 +1,4 @@
-"""What a row must be: messages in an order that a chat can have, or a prompt and its completion.
+"""What a row must be: messages in an order that a chat can have, or a text that is learnt as it stands.
 
 Everything is normalised here once (tool arguments are objects, content is text, reasoning has its own field),
 so that rendering has nothing left to decide.
@@ -8,33 +8,45 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from finetune.data.dialects import mapping_for
 from finetune.data.order import check_order
-from finetune.data.strict_json import kind
+from finetune.data.shapes import Columns, LeftOut, Talk, talks
 from finetune.data.tools import offered_tools
 from finetune.data.turns import Message, Turn, message_from
 from finetune.data.wrong import WrongField
 from finetune.errors import Problem
 
-ROW_KEYS = ("messages", "tools", "prompt", "completion")
+_NOT_WORDS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation, normalised."""
+    """One conversation, or one text, normalised."""
 
     place: str
     """`file:line` of where it stands."""
     messages: tuple[Message, ...]
+    """Empty where the row is a text."""
     tools: tuple[dict[str, Any], ...] = ()
     learn_from: int = 0
     """Index of the first message that may be learnt; what comes before is prompt."""
     unread: tuple[str, ...] = ()
     """Columns of the row that mean nothing here."""
+    text: str = ""
+    """A text that is learnt whole, for continued pre-training; empty for a conversation."""
+    shape: str = "messages"
+    """What the row's shape is called."""
+    silent: frozenset[int] = frozenset()
+    """Indices of assistants' messages that the row itself says are not to be learnt."""
+    unanswered: int = 0
+    """Messages that were cut off its end, since nobody answers them."""
+    group: str = ""
+    """What stands in the column `data.group`."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -48,55 +60,77 @@ class Row:
             ]
             for m in self.messages
         ]
-        told = json.dumps([said, self.tools], sort_keys=True, ensure_ascii=False)
+        told = json.dumps([said, self.tools, *([self.text] if self.text else [])], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(told.encode()).hexdigest()
 
+    @cached_property
+    def likeness(self) -> int:
+        """The same 63 bits for rows whose words are the same, whatever their case, spaces and punctuation."""
+        said = [f"{m['role']}\0{m['content']}\0{m.get('tool_calls', '')}" for m in self.messages] or [self.text]
+        words = "\0".join(_NOT_WORDS.sub("", text.casefold()) or text for text in said)
+        return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest()) >> 1
 
-def row_from(value: dict[str, Any], place: str, file: str) -> Row | Problem:
-    """Makes a Row of a parsed line, or says what is wrong with it first.
+    @property
+    def reasons(self) -> bool:
+        """Whether reasoning may be learnt from it."""
+        return any("reasoning_content" in message for message in self.messages[self.learn_from :])
+
+
+def rows_from(
+    record: dict[str, Any], place: str, columns: Columns | None = None, group: str | None = None
+) -> Iterator[Row | Problem | LeftOut]:
+    """Makes rows of a record, or says what is wrong with it first.
 
     Args:
-        value: the line.
+        record: as it stands in its file.
         place: `file:line` of it.
-        file: the file's name, for the command that would convert it.
+        columns: `data.columns` of the recipe.
+        group: the column `data.group` of the recipe.
     """
     try:
-        tools = offered_tools(value.get("tools"))
-        turns, learn_from = _conversation(value, file)
-        messages = tuple(message_from(turn, tools) for turn in turns)
-        check_order(messages, [turn.field for turn in turns])
+        told = _group(record, group)
+        for talk in talks(record, columns):
+            yield talk if isinstance(talk, LeftOut) else _row(record, talk, place, told)
     except WrongField as wrong:
-        return Problem(wrong.what, f"{place}  {wrong.field}", wrong.why, wrong.fix)
-    return Row(place, messages, tools, learn_from, tuple(key for key in value if key not in ROW_KEYS))
+        yield Problem(wrong.what, f"{place}  {wrong.field}", wrong.why, wrong.fix)
 
 
-def _conversation(value: dict[str, Any], file: str) -> tuple[list[Turn], int]:
-    """Finds the turns of a row, and the first of them that may be learnt."""
-    pair = [key for key in ("prompt", "completion") if key in value]
-    if "messages" in value:
-        if pair:
-            what = f"the row has messages and a {pair[0]}"
-            raise WrongField("messages", what, "one of them would be ignored", "keep one")
-        return _turns(value["messages"], "messages"), 0
-    if len(pair) == 2:
-        prompt = _turns(value["prompt"], "prompt", "user")
-        return prompt + _turns(value["completion"], "completion", "assistant"), len(prompt)
-    why, fix = mapping_for(value, file)
-    if pair and not fix.startswith("jq"):
-        missing = "completion" if pair == ["prompt"] else "prompt"
-        why = "a prompt and its completion come together"
-        raise WrongField(missing, f"the row has no {missing}", why, f'"{missing}": "..."')
-    what = "the row has neither messages nor prompt and completion"
-    raise WrongField(", ".join(list(value)[:6]) or "(empty)", what, why, fix)
+def _row(record: dict[str, Any], talk: Talk, place: str, group: str) -> Row:
+    """Checks and normalises one conversation or text."""
+    unread = tuple(key for key in record if key not in talk.read and record[key] not in (None, "", [], {}))
+    if talk.text is not None:
+        if not talk.text.strip():
+            raise WrongField("text", "the text is empty", "there is nothing to learn", "remove the row")
+        return Row(place, (), unread=unread, text=talk.text, shape=talk.shape, group=group)
+    tools = offered_tools(talk.tools, talk.tools_field)
+    turns, unanswered = _answered(talk)
+    messages = tuple(message_from(turn, tools) for turn in turns)
+    check_order(messages, [turn.field for turn in turns])
+    said = [i for i, m in enumerate(messages) if i >= talk.learn_from and m["role"] == "assistant"]
+    silent = frozenset(i for i in said if not turns[i].learnt)
+    if len(silent) == len(said):
+        what, why = "nothing of the row is learnt", "each assistant's message has the weight 0, or is prompt"
+        raise WrongField(turns[-1].field, what, why, "remove the row, or give the answer the weight 1")
+    return Row(place, messages, tools, talk.learn_from, unread, "", talk.shape, silent, unanswered, group)
 
 
-def _turns(value: Any, field: str, speaker: str = "") -> list[Turn]:
-    """Lists the turns of a column: a list of messages or, where the speaker is known, a text."""
-    if speaker and isinstance(value, str):
-        return [Turn({"role": speaker, "content": value}, field, field)]
-    if not isinstance(value, list) or not value:
-        what = f"{field} is {'an empty list' if value == [] else kind(value)}"
-        why = f"it must be {'text, or ' if speaker else ''}a list of messages"
-        both = f'"{field}": [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]'
-        raise WrongField(field, what, why, f'"{field}": "..."' if speaker else both)
-    return [Turn(message, f"{field}[{i}]", f"{field}[{i}].content") for i, message in enumerate(value)]
+def _answered(talk: Talk) -> tuple[tuple[Turn, ...], int]:
+    """Leaves out what follows the last answer; a chat that nobody answers is left as it is, to be told."""
+    roles = [turn.value.get("role") if isinstance(turn.value, dict) else None for turn in talk.turns]
+    end = len(roles) - 1 - roles[::-1].index("assistant") + 1 if "assistant" in roles else 0
+    whole = end <= talk.learn_from or set(roles[end:]) - {"user", "tool"}
+    return (talk.turns, 0) if whole else (talk.turns[:end], len(roles) - end)
+
+
+def _group(record: dict[str, Any], group: str | None) -> str:
+    """Reads the column whose equal values stay together.
+
+    Raises:
+        WrongField: the record has no such column.
+    """
+    if group is None:
+        return ""
+    if group not in record:
+        why = f"it has {', '.join(list(record)[:8])}"
+        raise WrongField(group, f"the row has no column {group}", why, "data.group: " + next(iter(record), "customer"))
+    return json.dumps(record[group], sort_keys=True, ensure_ascii=False)

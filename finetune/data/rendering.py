@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,9 +27,10 @@ from finetune.data.messages import Row
 from finetune.data.template import Template
 from finetune.data.turns import Message
 from finetune.data.vocabulary import Vocabulary
-from finetune.errors import ArtifactError, DataError
+from finetune.errors import ArtifactError, DataError, Problem
 
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+TEXT_END = "<|endoftext|>"
 ASSISTANT = f"{TURN_START}assistant\n"
 
 PUT_BACK = "put the base's own chat_template.jinja and tokenizer.json back, from its page on the Hub"
@@ -55,6 +56,8 @@ class Example:
     learnt: list[bool]
     place: str
     """`file:line` of the row it came from."""
+    cut: Sequence[int] = ()
+    """Ids that were cut off its end, since it was too long."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,11 +108,47 @@ class Renderer:
         return {thinking: text.removeprefix(plain) for thinking, text in prompts.items()}
 
     def examples(self, row: Row) -> list[Example]:
-        """Renders a row: one example, or one for each question where past turns are not kept as prompted."""
+        """Renders a row: one example, or one for each question where past turns are not kept as prompted.
+
+        Raises:
+            DataError: as `pieces` does.
+        """
+        (made,) = self.batch([row])
+        return made
+
+    def batch(self, rows: Iterable[Row], refused: list[Problem] | None = None) -> Iterator[list[Example]]:
+        """Renders rows together, each as `examples` does; a piece of text that stands in several is encoded once.
+
+        Args:
+            rows: in their order.
+            refused: takes what the template refuses, in place of an error; such a row becomes no example.
+        """
+        cut: list[tuple[Row, list[list[Piece]]]] = []
+        for row in rows:
+            try:
+                cut.append((row, self._examples_in_pieces(row)))
+            except DataError as error:
+                if refused is None:
+                    raise
+                refused += error.problems
+                cut.append((row, []))
+        texts = list(dict.fromkeys(p.text for _, made in cut for pieces in made for p in pieces if not p.control))
+        ids = dict(zip(texts, self.vocabulary.encode_texts(texts), strict=True))
+        for row, made in cut:
+            yield [self._example(pieces, ids, row.place) for pieces in made]
+
+    def _examples_in_pieces(self, row: Row) -> list[list[Piece]]:
+        if row.text:
+            end = [Piece(TEXT_END, True, True)] if TEXT_END in self.vocabulary.control else []
+            return [[Piece(row.text, False, True), *end]]
         messages = self.conversation(row)
+        added = len(messages) - len(row.messages)
+        silent = {i + added for i in row.silent}
+        learnt = [i for i, m in enumerate(messages) if m["role"] == "assistant" and i not in silent]
         return [
-            self._example(messages[:end], row, learn_from)
-            for end, learn_from in self._rounds(messages, row.learn_from + len(messages) - len(row.messages))
+            self.pieces(messages[:end], row, learn_from, silent)
+            for end, learn_from in self._rounds(messages, row.learn_from + added)
+            if any(learn_from <= i < end for i in learnt)
         ]
 
     def conversation(self, row: Row) -> list[Message]:
@@ -135,8 +174,10 @@ class Renderer:
         pieces = self._cut(text, 0, len(text), False)
         return [i for ids in self.vocabulary.encode([(restore(p.text), p.control) for p in pieces]) for i in ids]
 
-    def pieces(self, messages: Sequence[Message], row: Row, learn_from: int = 0) -> list[Piece]:
-        """Cuts a rendered conversation into control tokens and text, each learnt or not.
+    def pieces(
+        self, messages: Sequence[Message], row: Row, learn_from: int = 0, silent: Iterable[int] = ()
+    ) -> list[Piece]:
+        """Cuts a rendered conversation into control tokens and text, each learnt or not; `silent` messages never are.
 
         Raises:
             DataError: the template refuses the conversation, or renders a learnt turn otherwise than it asks for it.
@@ -152,7 +193,7 @@ class Renderer:
         for turn in turns:
             start = text.index(ASSISTANT, at)
             at = text.index(TURN_END, start) + len(TURN_END)
-            if turn < learn_from:
+            if turn < learn_from or turn in silent:
                 continue
             prompt = self._prompts["reasoning_content" in messages[turn]]
             if not text.startswith(prompt, start):
@@ -168,12 +209,15 @@ class Renderer:
         pieces += self._cut(text, done, len(text), False)
         return [Piece(restore(p.text), p.control, p.learnt) for p in pieces]
 
-    def _example(self, messages: Sequence[Message], row: Row, learn_from: int) -> Example:
-        pieces = self.pieces(messages, row, learn_from)
-        encoded = self.vocabulary.encode([(piece.text, piece.control) for piece in pieces])
-        ids = [i for part in encoded for i in part]
-        learnt = [piece.learnt for piece, part in zip(pieces, encoded, strict=True) for _ in part]
-        return Example(ids, learnt, row.place)
+    def _example(self, pieces: Sequence[Piece], encoded: dict[str, list[int]], place: str) -> Example:
+        ids: list[int] = []
+        learnt: list[bool] = []
+        for piece in pieces:
+            part = [self.vocabulary.control[piece.text]] if piece.control else encoded[piece.text]
+            ids += part
+            learnt += [piece.learnt] * len(part)
+        assert any(learnt), place
+        return Example(ids, learnt, place)
 
     def _rounds(self, messages: Sequence[Message], learn_from: int) -> list[tuple[int, int]]:
         """Gives (end, first learnt message) of each example that a conversation becomes.

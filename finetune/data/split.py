@@ -1,69 +1,80 @@
-"""Which rows are learnt and which are held out."""
+"""Which rows are learnt and which are held out: by content, so that no row and no likeness stands on both sides."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
-from pathlib import Path
-
-from finetune.data.messages import Row
-from finetune.data.rows import read_rows, shown_name
-from finetune.errors import DataError
-from finetune.recipe import Recipe
-
-PUT_INTO_FILE = "put the rows into a .jsonl file and name it"
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
-def read_split(recipe: Recipe) -> tuple[list[Row], list[Row]]:
-    """Reads the rows to learn and the rows to hold out.
+@dataclass(frozen=True)
+class Mark:
+    """What the side of a row follows from."""
 
-    A share is taken by content, not by position: equal rows always stand on the same side, and the same
-    rows are held out whatever their order.
+    fingerprint: bytes
+    """Its sha256."""
+    likeness: int
+    """The same for rows of the same words, whatever their case, spaces and punctuation."""
+    group: int = 0
+    """The same for rows that `data.group` keeps together; 0 without it."""
 
-    Raises:
-        DataError: a file cannot be learnt from, or nothing is left to learn.
+
+def held_out(marks: Sequence[Mark], share: float) -> bytearray:
+    """Chooses the rows to hold out.
+
+    Rows that are alike, or of one group, stand on the same side; the same rows are held out whatever their order.
+    The share is of distinct rows, met as nearly as whole groups allow.
+
+    Args:
+        marks: of all rows.
+        share: to hold out.
+
+    Returns:
+        For each row 1 if it is held out; none is if all of them belong together.
     """
-    rows = read_rows(_file(recipe, "data.train"))
-    if isinstance(recipe.data.eval, Path):
-        return rows, read_rows(_file(recipe, "data.eval"))
-    if recipe.data.eval == 0:
-        return rows, []
-    marks = {row.fingerprint for row in rows}
-    if len(marks) < 2:
-        raise DataError(
-            "there is nothing to hold out",
-            where=recipe.where("data.eval"),
-            why=f"every row of {shown_name(recipe.data.train)} is the same; without held-out rows nothing is proved",
-            fix=recipe.line("data.eval", 0),
-        )
-    num_held = max(1, round(recipe.data.eval * len(marks)))
-    held = set(sorted(marks, key=lambda mark: hashlib.sha256(mark.encode()).digest())[:num_held])
-    return [r for r in rows if r.fingerprint not in held], [r for r in rows if r.fingerprint in held]
+    clusters: dict[int, list[int]] = defaultdict(list)
+    for i, root in enumerate(_together(marks)):
+        clusters[root].append(i)
+    if len(clusters) < 2:
+        return bytearray(len(marks))
+    drawn = sorted(clusters.values(), key=lambda rows: _draw(marks, rows))
+    sizes = [len({marks[i].fingerprint for i in rows}) if len(rows) > 1 else 1 for rows in drawn]
+    wanted, taken = max(1, round(share * sum(sizes))), 0
+    held = bytearray(len(marks))
+    for rows, size in zip(drawn, sizes, strict=True):
+        if taken < wanted and abs(taken + size - wanted) <= wanted - taken:
+            taken += size
+            for i in rows:
+                held[i] = 1
+    if not taken:  # each group is larger than what is wanted, twice over
+        for i in min(drawn, key=len):
+            held[i] = 1
+    return held
 
 
-def _file(recipe: Recipe, key: str) -> Path:
-    """Gives the file of rows that a key names.
+def drawn_first(fingerprint: bytes) -> bytes:
+    """Gives the key by which rows are drawn: as good as chance, and the same on every machine."""
+    return hashlib.sha256(fingerprint.hex().encode()).digest()
 
-    Raises:
-        DataError: there is none, or it is a folder, a pipe or a device.
-    """
-    file = Path(recipe.data.train if key == "data.train" else str(recipe.data.eval))
-    typed, where = Path(recipe.typed(key)), recipe.where(key)
-    if os.path.isdir(file):
-        names = sorted(path.name for path in file.glob("*.jsonl"))
-        fix = recipe.line(key, typed / names[0]) if names else PUT_INTO_FILE
-        raise DataError(f"{typed} is a folder, not a file of rows", where=where, why=f"it is {file}", fix=fix)
-    if not os.path.exists(file):
-        names = [path.name for path in file.parent.glob("*.json*")] if os.path.isdir(file.parent) else []
-        close = difflib.get_close_matches(file.name, sorted(names), n=1, cutoff=0.4)
-        fix = (
-            recipe.line(key, typed.with_name(close[0]))
-            if close
-            else "finetune init legal   # writes rows to begin with"
-        )
-        raise DataError(f"there is no file {typed}", where=where, why=f"nothing is at {file}", fix=fix)
-    if not os.path.isfile(file):
-        why = f"{file} is a pipe or a device, which may never end"
-        raise DataError(f"{typed} is not a regular file", where=where, why=why, fix=PUT_INTO_FILE)
-    return file
+
+def _draw(marks: Sequence[Mark], rows: Sequence[int]) -> bytes:
+    return drawn_first(min(marks[i].fingerprint for i in rows))
+
+
+def _together(marks: Sequence[Mark]) -> list[int]:
+    """Gives each row the number of its cluster: rows alike or of one group, and whoever is that with one of them."""
+    parent = list(range(len(marks)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[str, int], int] = {}
+    for i, mark in enumerate(marks):
+        for key in (("alike", mark.likeness), ("group", mark.group)) if mark.group else (("alike", mark.likeness),):
+            other = root(first.setdefault(key, i))
+            parent[max(root(i), other)] = min(root(i), other)
+    return [root(i) for i in range(len(marks))]

@@ -12,22 +12,27 @@ TOOL = '{"type": "function", "function": {"name": "...", "parameters": {}}}'
 CALL = '{"type": "function", "function": {"name": "...", "arguments": {}}}'
 
 
-def offered_tools(value: Any) -> tuple[dict[str, Any], ...]:
+def offered_tools(value: Any, field: str = "tools") -> tuple[dict[str, Any], ...]:
     """Normalises the tools on offer to the OpenAI form.
+
+    Args:
+        value: what stands in the row; it may be JSON as text.
+        field: what to call it in an error.
 
     Raises:
         WrongField: naming the field.
     """
+    fix = f'"{field}": [{TOOL}]'
     if isinstance(value, str):
-        value = _from_text(value or "[]", "tools", "tools is text that is not JSON", f'"tools": [{TOOL}]')
+        value = _from_text(value.strip() or "[]", field, f"{field} is text that is not JSON", fix)
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise WrongField("tools", "tools is not a list", f"it is {kind(value)}", f'"tools": [{TOOL}]')
+        raise WrongField(field, f"{field} is not a list", f"it is {kind(value)}", fix)
     return tuple(
         {"type": "function", "function": function} if function is tool else tool
         for i, tool in enumerate(value)
-        for function in [_function(tool, f"tools[{i}]", "a tool", TOOL)]
+        for function in [_function(tool, f"{field}[{i}]", "a tool", TOOL)]
     )
 
 

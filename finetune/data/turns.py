@@ -23,6 +23,8 @@ class Turn:
     """What to call it in an error: `messages[2]`."""
     content_field: str
     """What to call its text: `messages[2].content`, or `prompt` where the column is the text."""
+    learnt: bool = True
+    """False where the row says that this message is context, whoever speaks."""
 
 
 def message_from(turn: Turn, tools: tuple[dict[str, Any], ...]) -> Message:

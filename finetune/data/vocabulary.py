@@ -37,9 +37,12 @@ class Vocabulary:
 
     def encode(self, pieces: Sequence[tuple[str, bool]]) -> list[list[int]]:
         """Encodes (text, is it a control token?) pieces, each on its own."""
-        texts = [text for text, control in pieces if not control]
-        encoded = iter(self.text.encode_batch(texts, add_special_tokens=False))
-        return [[self.control[text]] if control else next(encoded).ids for text, control in pieces]
+        encoded = iter(self.encode_texts([text for text, control in pieces if not control]))
+        return [[self.control[text]] if control else next(encoded) for text, control in pieces]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encodes texts, each on its own, none of them as a control token."""
+        return [encoding.ids for encoding in self.text.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Gives the text of ids, control tokens spelt out."""

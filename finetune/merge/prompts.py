@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.data import Dataset, Renderer, prepare, read_split
-from finetune.data.template import read_template
+from finetune.data import Dataset, prepare, read_held_out, renderer_of
+from finetune.data.files import data_files
+from finetune.data.sources import sources_of
 from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import DataError
 from finetune.recipe import Recipe
@@ -16,7 +17,7 @@ MOST_TOKENS = 256
 """That are compared; each costs every model two operations a weight."""
 
 MOST_BYTES = 32 * 2**20
-"""Of the files of rows; larger ones are left alone, for rows are held in memory while they are split."""
+"""Of the files of rows; larger ones are left alone, for reading them costs more than the proof does."""
 
 TEXT = """\
 The pump on line three stopped at noon. The log says that the valve was closed, and that nobody wrote down who had
@@ -46,24 +47,17 @@ def read_prompts(recipe: Recipe, base: Path) -> Prompts:
     Raises:
         ArtifactError: the base has no tokenizer or template.
     """
-    vocabulary = read_vocabulary(base)
     if _has_rows(recipe):
-        renderer = Renderer(
-            template=read_template(base),
-            vocabulary=vocabulary,
-            system=recipe.system,
-            preserve_thinking=recipe.data.preserve_thinking,
-            learn_reasoning=recipe.data.thinking != "never",
-        )
+        renderer = renderer_of(recipe, base)
         ids: list[int] = []
-        for row in read_split(recipe)[1]:
+        for row in read_held_out(recipe):
             for example in renderer.examples(row):
                 ids += example.ids
             if len(ids) >= MOST_TOKENS:
                 break
         if ids:
             return Prompts(ids[:MOST_TOKENS], f"{len(ids[:MOST_TOKENS])} tokens of held-out rows")
-    (ids,) = vocabulary.encode([(TEXT, False)])
+    (ids,) = read_vocabulary(base).encode([(TEXT, False)])
     return Prompts(ids[:MOST_TOKENS], f"{len(ids[:MOST_TOKENS])} tokens of a fixed text")
 
 
@@ -81,12 +75,14 @@ def read_dataset(run: Run, recipe: Recipe, folder: Path) -> Dataset:
     dataset = prepare(recipe, folder)
     if dataset.sha256 != manifest.read_begun(run.manifest)["contract"]["data"]:
         why, fix = "their hash stands in the manifest", f"put them back as they were, or train anew: {anew(run)}"
-        raise DataError("the rows are not those of the training", where=str(recipe.data.train), why=why, fix=fix)
+        raise DataError("the rows are not those of the training", where=recipe.where("data.train"), why=why, fix=fix)
     return dataset
 
 
 def _has_rows(recipe: Recipe) -> bool:
-    """Tells whether rows are held out, still there, and not too many to be read."""
-    files = [Path(recipe.data.train), *([recipe.data.eval] if isinstance(recipe.data.eval, Path) else [])]
-    there = all(file.is_file() for file in files)
-    return recipe.data.eval != 0 and there and sum(file.stat().st_size for file in files) <= MOST_BYTES
+    """Tells whether rows are held out, still there on this machine, and not too many to be read."""
+    named = [source.path for source in sources_of(recipe) if source.path is not None]
+    named += [recipe.data.eval] if isinstance(recipe.data.eval, Path) else []
+    if recipe.data.eval == 0 or not named or not all(path.exists() for path in named):
+        return False
+    return sum(file.stat().st_size for path in named for file in data_files(path)) <= MOST_BYTES

@@ -13,13 +13,16 @@ from pydantic_core import ErrorDetails
 from finetune.errors import Problem
 from finetune.recipe.foreign_keys import NOBODYS, SAME
 from finetune.recipe.proposals import field_of, propose, show
-from finetune.recipe.schema import SET, Recipe, Section, keys, line, sections
+from finetune.recipe.schema import SET, Recipe, Section, Source, keys, line, sections
 from finetune.recipe.yaml_places import Parsed
 
 PATTERNS = {
     "name": "it has letters, digits and . _ - only, begins with a letter or a digit, and has 64 characters at most",
     "base": "a Hub id is owner/name; a folder is there already, or begins with . or / or ~",
     "revision": "it is a commit, a tag or a branch: letters, digits and . _ / - only",
+    "data.train.revision": "it is a commit, a tag or a branch: letters, digits and . _ / - only",
+    "data.train.hub": "a data set of the Hub is owner/name",
+    "data.train.split": "it is the name of a split: letters, digits and . _ - only",
 }
 """The patterns of the schema in words."""
 
@@ -34,14 +37,15 @@ def explain(error: ValidationError, values: Any, parsed: Parsed, places: Mapping
         places: dotted key to where it was written.
     """
     findings: dict[tuple[str, ...], ErrorDetails] = {}
-    for finding in error.errors(include_url=False):
+    sources, told = of_sources(error.errors(include_url=False), parsed, places)
+    for finding in told:
         path = _path(finding["loc"])
         in_list = isinstance(finding["loc"][-1], int)
         if not (in_list and path in findings):  # of a list the first; of a union's branches the last, the number
             findings[path] = finding
     unknown = [".".join(path) for path, finding in findings.items() if finding["type"] == "extra_forbidden"]
     meant = {".".join(nearest.split(".")[:n]) for key in unknown if (nearest := nearest_key(key)) for n in (1, 2)}
-    return [
+    return sources + [
         _problem(path, finding, values, parsed, places)
         for path, finding in findings.items()
         if not any(".".join(path[: n + 1]) in parsed.refused for n in range(len(path)))
@@ -112,6 +116,40 @@ def _problem(
     return Problem(what, place, _rule(kind, finding.get("ctx", {}), key), fix)
 
 
+def of_sources(
+    findings: list[ErrorDetails], parsed: Parsed, places: Mapping[str, str]
+) -> tuple[list[Problem], list[ErrorDetails]]:
+    """Tells what is wrong inside the sources of data.train; gives the other findings back."""
+    inside = [f for f in findings if f["loc"][:2] == ("data", "train") and ("source" in f["loc"] or len(f["loc"]) > 4)]
+    shadows = [f for f in findings if inside and f["loc"] == ("data", "train", "list")]  # the list lost its items
+    return [_in_source(f, parsed, places) for f in inside], [f for f in findings if f not in inside + shadows]
+
+
+def _in_source(finding: ErrorDetails, parsed: Parsed, places: Mapping[str, str]) -> Problem:
+    """Tells one finding inside a source."""
+    inner = [part for part in finding["loc"][2:] if part not in ("list", "source", "file")]
+    number = next((str(part) for part in inner if isinstance(part, int)), "")
+    names = [part for part in inner if isinstance(part, str)]
+    shown = f"data.train[{number}]" if number else "data.train"
+    name = names[0] if names else "path"
+    place = _place(["data", "train", *filter(None, [number]), *names[:1]], places)
+    match finding["type"]:
+        case "one_place":
+            return Problem(f"{shown} names no one place", place, finding["msg"], "path: data/train.jsonl")
+        case "one_measure":
+            return Problem(f"{shown} has a weight and a share", place, f"{finding['msg']}, not both", "share: 0.1")
+        case "extra_forbidden":
+            close = difflib.get_close_matches(name, Source.model_fields, n=1, cutoff=0.4) or ["path"]
+            why = f"a source has {', '.join(Source.model_fields)}"
+            fix = f"{close[0]}: {propose(f'data.train.{close[0]}', finding['input'])}"
+            return Problem(f"{shown} has no key {name}", place, why, fix)
+    written = parsed.written.get(".".join(filter(None, ["data.train", number, name])))
+    given, key = finding["input"], f"data.train.{name}"
+    told = show(given) if isinstance(given, str) else written or show(given)
+    why = _rule(finding["type"], finding.get("ctx", {}), key)
+    return Problem(f"{shown}.{name} cannot be {_shorten(told)}", place, why, f"{name}: {propose(key, given, written)}")
+
+
 def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:
     """Says in words which rule was broken."""
     match kind:
@@ -135,8 +173,10 @@ def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:
             return "it must not be empty"
         case "string_pattern_mismatch":
             return PATTERNS[key]
-        case "model_type":
+        case "model_type" | "dict_type":
             return "it must be a section of `key: value` lines"
+        case "columns":
+            return "it names `messages`, or `text`, or `prompt` and `completion`"
         case _:
             return f"{kind.replace('_', ' ')}. {_doc(key)}"
 

@@ -17,7 +17,7 @@ from finetune.recipe import yaml_places
 from finetune.recipe.complaints import explain
 from finetune.recipe.encodings import guess_encoding
 from finetune.recipe.overrides import override
-from finetune.recipe.paths import PATH_KEYS, anchor_paths, holder_of, is_folder, relative
+from finetune.recipe.paths import anchor_paths, detach_paths, is_folder, relative
 from finetune.recipe.schema import Recipe
 from finetune.recipe.secrets import find_secrets, without_secrets
 
@@ -111,10 +111,7 @@ def read_text(file: Path, shown: str) -> str:
 def dump(recipe: Recipe, folder: Path) -> str:
     """Writes the recipe out with all defaults, paths relative to `folder`, as YAML that `load` reads."""
     values = recipe.model_dump(mode="json")
-    for key in PATH_KEYS:
-        holder, name = holder_of(values, key)
-        if isinstance(holder.get(name), str):
-            holder[name] = relative(holder[name], folder)
+    detach_paths(values, folder)
     if is_folder(recipe.base):
         path = relative(recipe.base, folder)
         values["base"] = path if is_folder(path) else f"./{path}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,38 @@ def is_folder(base: str) -> bool:
 def anchor_paths(values: dict[str, Any], folder: Path) -> dict[str, str]:
     """Makes the paths among the values absolute, seen from `folder`; returns them as they were typed."""
     typed: dict[str, str] = {}
-    for key in PATH_KEYS:
-        holder, name = holder_of(values, key)
-        if isinstance(holder.get(name), str) and holder[name]:
+    for key, holder, name in _paths(values):
+        if holder[name]:
             typed[key] = holder[name]
             holder[name] = _absolute(holder[name], folder)
     base = values.get("base")
     if isinstance(base, str) and base and (is_folder(base) or os.path.isdir(folder / base)):
         values["base"] = _absolute(base, folder)
     return typed
+
+
+def detach_paths(values: dict[str, Any], folder: Path) -> None:
+    """Makes the paths among the values relative again, seen from `folder`."""
+    for _, holder, name in _paths(values):
+        holder[name] = relative(holder[name], folder)
+
+
+def _paths(values: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields (dotted key, holder, its key or index) of each path among the values; data.train may hold several."""
+    for key in PATH_KEYS:
+        holder, name = holder_of(values, key)
+        yield from _within(key, holder, name)
+
+
+def _within(key: str, holder: Any, name: Any) -> Iterator[tuple[str, Any, Any]]:
+    value = holder.get(name) if isinstance(holder, dict) else holder[name]
+    if isinstance(value, str):
+        yield key, holder, name
+    elif isinstance(value, dict) and key.startswith("data.train"):
+        yield from _within(f"{key}.path", value, "path")
+    elif isinstance(value, list) and key == "data.train":
+        for i in range(len(value)):
+            yield from _within(f"{key}.{i}", value, i)
 
 
 def _absolute(path: str, folder: Path) -> str:

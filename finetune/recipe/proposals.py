@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from finetune.recipe.schema import FAMILIES, Recipe, Section
+from finetune.recipe.schema import FAMILIES, ROLES, Recipe, Section, Source
 from finetune.recipe.yaml_places import scalar
 from finetune.shape import FAMILY_MODULES
 
@@ -25,6 +25,14 @@ EXAMPLES = {
     "system": "You answer briefly.",
     "data": {"train": "data/train.jsonl"},
     "data.train": "data/train.jsonl",
+    "data.train.path": "data/train.jsonl",
+    "data.train.hub": "owner/name",
+    "data.train.revision": "main",
+    "data.train.columns": {"prompt": "question", "completion": "answer"},
+    "data.train.share": 0.1,
+    "data.train.license": "cc-by-4.0",
+    "data.columns": {"prompt": "question", "completion": "answer"},
+    "data.group": "customer",
     "lora.alpha": 32,
     "train.max_steps": 100,
     "train.save_every": 50,
@@ -85,7 +93,9 @@ def field_of(key: str) -> FieldInfo | None:
     """Finds the field of a dotted key or of a section."""
     section, _, name = key.rpartition(".")
     model: Any = Recipe
-    if section:
+    if section == "data.train":
+        model = Source
+    elif section:
         holder = Recipe.model_fields.get(section)
         model = holder.annotation if holder else None
     return model.model_fields.get(name) if isinstance(model, type) and issubclass(model, Section) else None
@@ -113,6 +123,9 @@ def _candidates(key: str, field: FieldInfo, value: Any, written: str | None) -> 
             yield re.sub(r"[^A-Za-z0-9._-]+", "-", str(value)).strip("-._")[:64]
     if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:  # 0 says that none was meant
         yield from _violated(field, value)
+    if isinstance(value, dict) and key.endswith(".columns"):
+        close = {name: difflib.get_close_matches(name, ROLES, n=1, cutoff=0.5) for name in value}
+        yield {close[name][0]: column for name, column in value.items() if close[name]}
     if value is not None and isinstance(value, str) and key == "data":
         yield {"train": value}
     if not field.is_required() and field.default is not None:

@@ -12,18 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
+HubId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+$")]
 HubIdOrFolder = Annotated[str, Field(pattern=r"^([./~].*|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)$")]
 Family = Literal["linear_attention", "attention", "mlp", "experts"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
+Role = Literal["messages", "prompt", "completion", "system", "reasoning", "tools", "text", "each"]
+Column = Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
+ROLES: tuple[Role, ...] = get_args(Role)
 
 MOST_EXAMPLES = 65_536
 """In one optimizer step."""
@@ -49,19 +53,78 @@ def _rows(path: Path) -> Path:
 File = Annotated[Path, AfterValidator(_named)]
 
 
+def _enough(columns: dict[Role, Column]) -> dict[Role, Column]:
+    """Refuses columns from which no example can be made."""
+    if not (columns.keys() & {"messages", "text"} or {"prompt", "completion"} <= columns.keys()):
+        raise PydanticCustomError("columns", "it names messages, or text, or prompt and completion")
+    return columns
+
+
+Columns = Annotated[dict[Role, Column], AfterValidator(_enough)]
+
+
 class Section(BaseModel):
     """A frozen group of wishes; a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class Source(Section):
+    """One of the sources that are learnt from: files of this machine, or a data set of the Hub."""
+
+    path: File | None = None
+    """A file, or a folder of them."""
+    hub: HubId | None = None
+    """A data set of the Hub, as owner/name."""
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,128}$")] | None = None
+    """Commit of the Hub's data set."""
+    split: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "train"
+    """Which part of the Hub's data set."""
+    columns: Columns | None = None
+    """As `data.columns`, for this source."""
+    weight: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 1.0
+    """How often each of its rows is learnt in an epoch; 0.5 takes half of them."""
+    share: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
+    """Share of all training examples that it makes up, as general data against forgetting; none of it is held out."""
+    license: Annotated[str, Field(min_length=1)] | None = None
+    """Under which it may be used, such as cc-by-4.0; told on the card."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.path is None) == (self.hub is None):
+            raise PydanticCustomError("one_place", "a source has a path or a hub")
+        if self.share is not None and self.weight != 1.0:
+            raise PydanticCustomError("one_measure", "a source has a weight or a share")
+        return self
+
+
+def _kind_of_source(given: Any) -> str:
+    """Tells a list of sources from one that is described, and that from a file's name."""
+    if isinstance(given, list | tuple):
+        return "list"
+    return "source" if isinstance(given, dict | Source) else "file"
+
+
+OneSource = Annotated[Annotated[File, Tag("file")] | Annotated[Source, Tag("source")], Discriminator(_kind_of_source)]
+Sources = Annotated[
+    Annotated[File, Tag("file")]
+    | Annotated[Source, Tag("source")]
+    | Annotated[tuple[OneSource, ...], Field(min_length=1), Tag("list")],
+    Discriminator(_kind_of_source),
+]
+
+
 class Data(Section):
     """What is learnt from."""
 
-    train: File
-    """JSON Lines of `messages` or of `prompt` and `completion`; relative to the recipe's file."""
+    train: Sources
+    """A file of rows in any usual form, a folder of them, `{hub: owner/name}`, or a list of these; see docs/data.md."""
     eval: Annotated[File, AfterValidator(_rows)] | Annotated[float, Field(strict=True, ge=0, le=0.5)] = 0.05
-    """A file of held-out rows, or the share of `train` to hold out; 0 proves nothing."""
+    """A file or folder of held-out rows, or the share of `train` to hold out; 0 proves nothing."""
+    columns: Columns | None = None
+    """Which columns are what, where rows have others than ours: `{prompt: [context, question], completion: answer}`."""
+    group: Annotated[str, Field(min_length=1)] | None = None
+    """Column whose equal values (a customer, a document) stay together, learnt or held out."""
     max_length: Annotated[int, Field(strict=True, ge=16, le=2**20)] = 2048
     """Tokens of the longest example."""
     too_long: Literal["drop", "error", "truncate"] = "drop"
@@ -182,6 +245,10 @@ class Recipe(Section):
         """Gives a path as it was typed, for the `fix` line of an error; else as it stands here."""
         section, _, name = key.rpartition(".")
         return self._typed.get(key) or str(getattr(getattr(self, section) if section else self, name))
+
+    def was_typed(self, key: str) -> bool:
+        """Tells whether a path was read from a file or a word, such as `data.train.1.path` in a list of sources."""
+        return key in self._typed
 
     def words(self) -> str:
         """Writes the file and the overrides as they were typed, for a command in the `fix` line of an error."""

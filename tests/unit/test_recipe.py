@@ -43,6 +43,8 @@ FROZEN_KEYS = [
     "system",
     "data.train",
     "data.eval",
+    "data.columns",
+    "data.group",
     "data.max_length",
     "data.too_long",
     "data.thinking",

@@ -149,7 +149,7 @@ ONE_PROBLEM = [
         "3  train.learning_rate",
         "train.learning_rate: 0.0001",
     ),
-    Wrong("two files", BASE + "data: {train: [a.jsonl, b.jsonl]}\n", "2  data.train", "data.train: a.jsonl"),
+    Wrong("no files", BASE + "data: {train: []}\n", "2  data.train", "data.train: data/train.jsonl"),
     Wrong("a word for a list", GOOD + "lora: {targets: attention}\n", "3  lora.targets", "lora.targets: [attention]"),
     Wrong("a path for a section", BASE + "data: a.jsonl\n", "2  data", "data: {train: a.jsonl}"),
     Wrong("dashes in a section", GOOD + "lora:\n  - rank: 8\n  - alpha: 16\n", "3  lora", "lora: {rank: 8, alpha: 16}"),

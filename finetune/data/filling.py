@@ -1,0 +1,274 @@
+"""From a file to its store: read, checked, rendered and encoded, over all cores where it is large; kept for next time.
+
+The cache's key is the content: of the file, the template, the tokenizer, and every setting that ids follow from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from finetune import atomic
+from finetune.data.files import Format, Raw, parse, place, read_raw, sniff
+from finetune.data.messages import Row, rows_from
+from finetune.data.rendering import Renderer
+from finetune.data.shapes import Columns, LeftOut
+from finetune.data.store import REASONS, SPELLS_CONTROL, TEXT, UNANSWERED, Store, Told, Writer, read_store
+from finetune.errors import DataError, Problem
+
+SMALL_BYTES = 2**20
+"""Files up to this size are rendered in a moment, in memory, and leave no cache."""
+
+PARALLEL_BYTES = 8 * 2**20
+"""From this size on the cores share the work; starting a process costs as much as rendering a few megabytes."""
+
+BATCH = 256
+"""Records that are rendered together; equal pieces of them (roles, system prompts, tools) are encoded once."""
+
+KEPT_SECONDS = 30 * 86_400
+"""A cache that nothing has read for so long is removed when the next one is written."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file's records become rows."""
+
+    file: Path
+    shown: str
+    """Its name, as errors tell it."""
+    format: Format
+    columns: Columns | None = None
+    group: str | None = None
+
+    def place(self, line: int) -> str:
+        """Names a row of the file."""
+        return place(self.shown, self.format, line)
+
+
+@dataclass
+class Batch:
+    """What came of some records; crosses from one process to another."""
+
+    parts: dict[str, bytes] = field(default_factory=dict)
+    told: Told = field(default_factory=Told)
+    problems: list[Problem] = field(default_factory=list)
+    good: int = 0
+
+
+def reading_of(file: Path, shown: str, columns: Columns | None, group: str | None) -> Reading:
+    """Looks what a file is.
+
+    Raises:
+        DataError: it is nothing that can be read.
+    """
+    return Reading(file, shown, sniff(file, shown), columns, group)
+
+
+def rows_in(reading: Reading) -> Iterator[Row | Problem | LeftOut]:
+    """Yields every row of a file, what is wrong with a record, and what is left out."""
+    for raw in read_raw(reading.file, reading.shown):
+        yield from _rows(raw, reading)
+
+
+def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Store, list[Problem]]:
+    """Renders a file, or finds it rendered.
+
+    Args:
+        reading: the file.
+        renderer: template, tokenizer and settings.
+        cache: folder of caches; None keeps none.
+
+    Returns:
+        Its examples, and what is wrong with its rows; with a problem no cache is written.
+    """
+    if cache is None or reading.file.stat().st_size <= SMALL_BYTES:
+        writer = Writer(None)
+        problems = _write(reading, renderer, writer)
+        return writer.close(), problems
+    entry = cache / _key(reading, renderer)
+    with _alone(cache, entry.name):
+        if (found := read_store(entry)) is not None:
+            os.utime(entry)
+            return found, []
+        _sweep(cache)
+        shutil.rmtree(entry, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=cache))
+        try:
+            with atomic.full_disk_told(staging):
+                writer = Writer(staging)
+                problems = _write(reading, renderer, writer)
+                store = writer.close()
+            if not problems:
+                os.rename(staging, entry)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)  # what is mapped stays, until nobody reads it
+    return store, problems
+
+
+def default_cache() -> Path:
+    """The folder of caches: FINETUNE_DATA_CACHE, or finetune/data in the user's cache folder."""
+    named = os.environ.get("FINETUNE_DATA_CACHE")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return Path(named).expanduser() if named else cache / "finetune" / "data"
+
+
+def _key(reading: Reading, renderer: Renderer) -> str:
+    """Identifies everything that the ids follow from."""
+    made_from = {
+        "file": atomic.sha256(reading.file),
+        "format": asdict(reading.format),
+        "columns": dict(reading.columns or {}),
+        "group": reading.group,
+        "template": renderer.template.sha256,
+        "tokenizer": renderer.vocabulary.sha256,
+        "settings": [renderer.system, renderer.preserve_thinking, renderer.learn_reasoning],
+        "code": _code(),
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _code() -> str:
+    """Identifies the code that renders: another version may render otherwise."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _write(reading: Reading, renderer: Renderer, writer: Writer) -> list[Problem]:
+    problems: list[Problem] = []
+    for batch in _batches(reading, renderer):
+        problems += batch.problems
+        writer.add(batch.parts, batch.told)
+    return problems
+
+
+def _batches(reading: Reading, renderer: Renderer) -> Iterator[Batch]:
+    """Renders the records of a file, in their order."""
+    records = read_raw(reading.file, reading.shown)
+    groups = iter(lambda: list(islice(records, BATCH)), [])
+    size, cores = reading.file.stat().st_size, len(os.sched_getaffinity(0))
+    if cores == 1 or size * (4 if reading.format.gzip else 1) < PARALLEL_BYTES:
+        yield from (render(group, reading, renderer) for group in groups)
+        return
+    crew = ProcessPoolExecutor(
+        cores, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(reading, renderer)
+    )
+    try:
+        waiting: deque[Any] = deque()
+        for group in groups:
+            waiting.append(crew.submit(_render_there, group))
+            if len(waiting) > 4 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        crew.shutdown(cancel_futures=True)
+
+
+_there: dict[str, Any] = {}
+"""In a process of the crew: what it was begun with."""
+
+
+def _begin(reading: Reading, renderer: Renderer) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who began us is asked, and ends us
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a core each
+    _there.update(reading=reading, renderer=renderer)
+
+
+def _render_there(group: list[Raw | Problem]) -> Batch:
+    return render(group, _there["reading"], _there["renderer"])
+
+
+def render(group: Iterable[Raw | Problem], reading: Reading, renderer: Renderer) -> Batch:
+    """Renders some records."""
+    batch, rows, lines = Batch(), list[Row](), list[int]()
+    for raw in group:
+        for found in _rows(raw, reading):
+            if isinstance(found, Row):
+                rows.append(found)
+                lines.append(raw.line if isinstance(raw, Raw) else 0)
+            elif isinstance(found, Problem):
+                batch.problems.append(found)
+            else:
+                batch.told.left_out[found.why] += 1
+    ids, learnt, examples, numbers = array("I"), bytearray(), array("Q"), array("Q")
+    refused: list[Problem] = []
+    for number, made in enumerate(renderer.batch(rows, refused)):
+        row = rows[number]
+        for example in made:
+            ids.extend(example.ids)
+            learnt += bytes(example.learnt)
+            examples.extend((len(ids), number, sum(example.learnt)))
+        numbers.extend((lines[number], row.likeness, hashed(row.group), _flags(row, renderer)))
+    batch.problems += refused
+    prints = b"".join(bytes.fromhex(row.fingerprint) for row in rows)
+    arrays: Mapping[str, Any] = {"ids.u32": ids, "learnt.u8": learnt, "examples.u64": examples, "rows.u64": numbers}
+    batch.parts = {name: bytes(part) for name, part in {**arrays, "prints.u8": prints}.items()}
+    batch.told.shapes = Counter(row.shape for row in rows)
+    batch.told.unread = Counter(column for row in rows for column in row.unread)
+    batch.good = len(rows) - len(refused)
+    return batch
+
+
+def _rows(raw: Raw | Problem, reading: Reading) -> Iterator[Row | Problem | LeftOut]:
+    if isinstance(raw, Problem):
+        yield raw
+        return
+    record = parse(raw, reading.shown)
+    if isinstance(record, Problem):
+        yield record
+        return
+    yield from rows_from(record, reading.place(raw.line), reading.columns, reading.group)
+
+
+def _flags(row: Row, renderer: Renderer) -> int:
+    spells = bool(renderer.control.search(row.text or f"{row.messages}{row.tools}"))
+    told = {REASONS: row.reasons, SPELLS_CONTROL: spells, UNANSWERED: row.unanswered > 0, TEXT: bool(row.text)}
+    return sum(flag for flag, is_set in told.items() if is_set)
+
+
+def hashed(group: str) -> int:
+    """Gives what is the same for rows of one group; 0 without one."""
+    return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) if group else 0
+
+
+@contextmanager
+def _alone(cache: Path, key: str) -> Iterator[None]:
+    """Lets one process fill an entry while the others that want it wait, then find it.
+
+    Raises:
+        DataError: the folder of caches cannot be written.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / f".{key}.lock").open("w")
+    except OSError as error:
+        what, fix = "the cache of rendered rows cannot be written", "FINETUNE_DATA_CACHE=/another/folder"
+        raise DataError(what, where=str(cache), why=error.strerror or str(error), fix=fix) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep(cache: Path) -> None:
+    """Removes what nobody has read for a month."""
+    for entry in cache.iterdir():
+        if entry.stat().st_mtime < time.time() - KEPT_SECONDS:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

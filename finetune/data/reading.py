@@ -1,0 +1,169 @@
+"""Reads the rows of a recipe, without rendering them: for plans, for checks, and for questions about held-out rows."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data.assigning import HELD_OUT, Candidates, assign
+from finetune.data.filling import hashed, reading_of, rows_in
+from finetune.data.messages import Row
+from finetune.data.problems import Problems
+from finetune.data.rendering import rounds
+from finetune.data.shapes import LeftOut
+from finetune.data.sources import Sourced, shown_name, to_hold_out, to_learn
+from finetune.data.split import Mark
+from finetune.errors import DataError, Problem
+from finetune.recipe import Recipe
+
+EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a first look at all rows found; a second look gives the rows themselves."""
+
+    files: tuple[Sourced, ...]
+    times: list[array[int]]
+    """For each file and row how often it is learnt in an epoch, or HELD_OUT."""
+    num_examples: list[array[int]]
+    """For each file and row."""
+    shapes: list[Counter[str]]
+    left_out: Counter[str]
+    """Why a record is not learnt, by its own word -> records."""
+    problems: Problems
+
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """Yields each row again, and how often it is learnt, or HELD_OUT."""
+        for file, times in zip(self.files, self.times, strict=True):
+            good = (row for row in rows_in(file.reading) if isinstance(row, Row))
+            yield from zip(good, times, strict=True)
+
+    def count(self, learnt: bool) -> tuple[int, int]:
+        """Counts the rows of a side, and the examples that they become in an epoch."""
+        pairs = [
+            (max(0, n) if learnt else int(n == HELD_OUT), each)
+            for times, made in zip(self.times, self.num_examples, strict=True)
+            for n, each in zip(times, made, strict=True)
+        ]
+        return sum(n > 0 for n, _ in pairs), sum(n * each for n, each in pairs)
+
+
+def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
+    """Looks at every row of a recipe once, and decides its side.
+
+    Args:
+        recipe: whose sources.
+        tell: takes each thing that is wrong with a row, all of them.
+
+    Raises:
+        DataError: a file is not there, or nothing that can be read. What is wrong with rows is returned.
+        OutsideError: a data set of the Hub cannot be downloaded.
+    """
+    files = (*to_learn(recipe), *to_hold_out(recipe))
+    problems, left_out, shapes, candidates = Problems(), Counter[str](), list[Counter[str]](), list[Candidates]()
+    for file in files:
+        marks, made, seen = list[Mark](), array("i"), Counter[str]()
+        for found in rows_in(file.reading):
+            if isinstance(found, Row):
+                marks.append(Mark(bytes.fromhex(found.fingerprint), found.likeness, hashed(found.group)))
+                made.append(_num_examples(recipe, found))
+                seen[found.shape] += 1
+            elif isinstance(found, LeftOut):
+                left_out[found.why] += 1
+            else:
+                problems.add([found])
+                if tell:
+                    tell(found)
+        shapes.append(seen)
+        candidates.append(Candidates(file.source, marks, made, file.held_out))
+    share = 0.0 if isinstance(recipe.data.eval, Path) else recipe.data.eval
+    times = assign(candidates, share)
+    made_of = [array("i", each.num_examples) for each in candidates]
+    return Read(files, times, made_of, shapes, left_out, problems)
+
+
+def read_split(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Reads the rows to learn and the rows to hold out, each once, into memory.
+
+    Raises:
+        DataError: a file or a row cannot be learnt from, or nothing is left to learn or to hold out.
+    """
+    found = read(recipe)
+    check_sides(recipe, found.problems, found.times)
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for row, times in found.rows():
+        if times:
+            sides[times == HELD_OUT].append(row)
+    return sides
+
+
+def read_held_out(recipe: Recipe) -> Iterator[Row]:
+    """Yields the rows that are held out, one at a time.
+
+    Raises:
+        DataError: as `read_split` does.
+    """
+    found = read(recipe)
+    check_sides(recipe, found.problems, found.times)
+    return (row for row, times in found.rows() if times == HELD_OUT)
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Reads every row of a file.
+
+    Raises:
+        DataError: the file cannot be read, or rows of it cannot be learnt from.
+    """
+    problems, rows = Problems(), list[Row]()
+    shown = shown_name(file)
+    for found in rows_in(reading_of(file, shown, None, None)):
+        if isinstance(found, Row):
+            rows.append(found)
+        elif isinstance(found, Problem):
+            problems.add([found])
+    problems.check(len(rows))
+    if not rows:
+        raise no_rows(shown)
+    return rows
+
+
+def check_sides(recipe: Recipe, problems: Problems, times: list[array[int]]) -> None:
+    """Makes sure that there is something to learn and, where a share is wanted, something to hold out.
+
+    Raises:
+        DataError: there is not, or a row cannot be learnt from.
+    """
+    problems.check(sum(map(len, times)))
+    learnt = sum(n > 0 for n in itertools.chain(*times))
+    held = sum(n == HELD_OUT for n in itertools.chain(*times))
+    if not learnt and not held:
+        raise no_rows(recipe.typed("data.train"))
+    if not isinstance(recipe.data.eval, Path) and recipe.data.eval and not held:
+        what = "all rows are the same, or of one group"
+        raise DataError(
+            "there is nothing to hold out",
+            where=recipe.where("data.eval"),
+            why=f"{what}; without held-out rows nothing is proved",
+            fix=recipe.line("data.eval", 0),
+        )
+    if not learnt:
+        why = "all rows are held out, or have the weight 0"
+        raise DataError("there is nothing to learn", where=recipe.where("data.train"), why=why, fix="data.eval: 0.05")
+
+
+def no_rows(shown: str) -> DataError:
+    """Says that nothing is there."""
+    return DataError("the file holds no rows", where=f"{shown}:1", why="there is nothing to learn", fix=EXAMPLE)
+
+
+def _num_examples(recipe: Recipe, row: Row) -> int:
+    """Counts the examples that Qwen's template makes of a row."""
+    if row.text or recipe.data.preserve_thinking:
+        return 1
+    said = {i for i, m in enumerate(row.messages) if m["role"] == "assistant"} - row.silent
+    return sum(any(start <= i < end for i in said) for end, start in rounds(row.messages, row.learn_from))

@@ -1,0 +1,6 @@
+"""From a record in anybody's form to the turns of a conversation."""
+
+from finetune.data.shapes.recognising import Columns, talks
+from finetune.data.shapes.talk import LeftOut, Talk
+
+__all__ = ["Columns", "LeftOut", "Talk", "talks"]

@@ -143,7 +143,7 @@ def _quoting(error: str, shown: str, line: int, separator: str) -> Problem:
 
 def _uneven(row: list[str], names: list[str], separator: str, where: str) -> Problem:
     """Tells of a row that has not as many fields as the head."""
-    why = f"it has {len(row)} fields; the head names {len(names)}: {', '.join(names[:6])}"
+    why = f"fields in it: {len(row)}; in the head: {len(names)} ({', '.join(names[:6])})"
     if len(row) < len(names):
         missing = separator * (len(names) - len(row))
         return Problem("the row has fewer fields than the head", where, why, f"add what is missing, or {missing!r}")

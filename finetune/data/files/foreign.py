@@ -94,7 +94,8 @@ def _wide_encoding(head: bytes) -> str:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     zeros = [head[start::2].count(0) / max(1, len(head[start::2])) for start in (0, 1)]
-    if len(head) < 8 or max(zeros) < 0.4 or min(zeros) > 0.05:
+    letters = head.replace(b"\0", b"")
+    if len(head) < 8 or max(zeros) < 0.4 or min(zeros) > 0.05 or _CONTROLS.search(letters):
         return ""
     return "utf-16le" if zeros[1] > zeros[0] else "utf-16be"
 

@@ -113,9 +113,18 @@ def _records(pieces: Iterable[tuple[int, str]], shown: str, fmt: Format) -> Iter
             yield Raw(line, value)
         elif number == 1:
             what = f"the file is a list of {_many(value)}, not of rows"
-            raise DataError(what, where=place, why=LIKE, fix=_jq("map({text: .})[]", shown, fmt))
+            raise DataError(what, where=place, why=LIKE, fix=_row_around(value, shown, fmt))
         else:
             yield Problem("a row is a JSON object", place, f"it is {kind(value)}", EXAMPLE)
+
+
+def _row_around(value: Any, shown: str, fmt: Format) -> str:
+    """Writes the command that makes rows of a list's elements, where it is plain what they are."""
+    if isinstance(value, str):
+        return _jq(".[] | {text: .}", shown, fmt)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return _jq(".[] | {messages: .}", shown, fmt)
+    return EXAMPLE
 
 
 def _whole_object(text: str, shown: str, fmt: Format) -> tuple[list[Member], int]:
@@ -132,6 +141,8 @@ def _whole_object(text: str, shown: str, fmt: Format) -> tuple[list[Member], int
     except Unfinished as error:
         raise _broken(text, error, text.count("\n", 0, error.at) + 1, shown) from None
     if (after := _blank(text, end)) < len(text):
+        if end > MAX_RECORD_BYTES and "\n" not in text[at:end]:
+            raise too_long(shown, text.count("\n", 0, at) + 1, fmt.gzip)
         raise _something_after(text, after, text.count("\n", 0, after) + 1, shown, fmt)
     seen: set[str] = set()
     for member in found:

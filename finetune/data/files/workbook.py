@@ -116,7 +116,7 @@ def _rows(sheet: Any, shown: str) -> Iterator[Row]:
 def _record(names: list[str], row: list[Any], number: int, where: str) -> Raw | Problem:
     row = _without_end(row)
     if len(row) > len(names):
-        why = f"it has {len(row)} cells; the head names {len(names)}: {', '.join(names[:6])}"
+        why = f"cells in it: {len(row)}; in the head: {len(names)} ({', '.join(names[:6])})"
         fix = f"name the column of {str(row[-1])[:30]!r} in the head, or clear the cell"
         return Problem("the row has more cells than the head", where, why, fix)
     for name, cell in zip(names, row, strict=False):

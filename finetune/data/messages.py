@@ -118,7 +118,7 @@ def _answered(talk: Talk) -> tuple[tuple[Turn, ...], int]:
     """Leaves out what follows the last answer; a chat that nobody answers is left as it is, to be told."""
     roles = [turn.value.get("role") if isinstance(turn.value, dict) else None for turn in talk.turns]
     end = len(roles) - 1 - roles[::-1].index("assistant") + 1 if "assistant" in roles else 0
-    whole = end <= talk.learn_from or set(roles[end:]) - {"user", "tool"}
+    whole = end <= talk.learn_from or any(role not in ("user", "tool") for role in roles[end:])
     return (talk.turns, 0) if whole else (talk.turns[:end], len(roles) - end)
 
 

@@ -82,9 +82,12 @@ def _there(recipe: Recipe, key: str, path: Path | None, number: int) -> Path:
         DataError: there is not.
     """
     assert path is not None, key
-    if os.path.exists(path):
+    if os.path.isfile(path) or os.path.isdir(path):
         return path
     typed, where = _typed(recipe, key, number, path)
+    if os.path.exists(path):
+        why = f"{path} is a pipe or a device, which may never end"
+        raise DataError(f"{typed} is not a regular file", where=where, why=why, fix=PUT_INTO_FILE)
     names = [each.name for each in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     close = difflib.get_close_matches(path.name, sorted(names), n=1, cutoff=0.4)
     fix = "finetune init legal   # writes rows to begin with"

@@ -64,13 +64,13 @@ error: train.epochs cannot be 0
         ),
         (
             GOOD,
-            ROW + '{"prompt": "Hi", "response": "Hello"}\n',
+            '{"context": "C.", "question": "Q?", "answer": "A."}\n',
             3,
             """\
-error: the row has neither messages nor prompt and completion
-  where rows.jsonl:2  prompt, response
-  why   it has prompt and response
-  fix   jq -c '{prompt: .prompt, completion: .response}' rows.jsonl > rows.converted.jsonl
+error: which column asks and which answers is not certain
+  where rows.jsonl:1  context, question, answer
+  why   its columns are context, question, answer; context and question may ask and answer may answer
+  fix   data.columns: {prompt: [context, question], completion: answer}
 """,
         ),
         (

@@ -51,8 +51,10 @@ def sniff(file: Path, shown: str) -> Format:
         raise DataError("the file is a web page", where=f"{shown}:1", why="its text stands among markup", fix=fix)
     if bare.startswith("<") and begins_xml(bare):
         return Format("XML", packed)
-    named_so = file.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".tab"))
-    name = json_name(text, whole) or delimited_name(text, whole, named_so)
+    called = Path(file.name.lower().removesuffix(".gz")).suffix
+    name = json_name(text, whole) or delimited_name(text, whole, called in (".csv", ".tsv", ".tab"))
+    if not name and called in (".jsonl", ".ndjson", ".json"):
+        return Format("JSON Lines", packed)  # broken in its first line: to be told, not to be learnt as a text
     return Format(name or ("Markdown" if _MARKDOWN.search(text) else "text"), packed)
 
 

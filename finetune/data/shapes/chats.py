@@ -42,6 +42,9 @@ def turns_of(value: Any, field: str, speaker: str = "") -> tuple[Turn, ...]:
 
 def messages(value: Mapping[str, Any]) -> Talk | LeftOut:
     """OpenAI's form, with the label of KTO where there is one."""
+    if pair := [key for key in ("prompt", "completion") if key in value]:
+        what = f"the row has messages and a {pair[0]}"
+        raise WrongField("messages", what, "one of them would be ignored", "keep one")
     if value.get("label") is False:
         return LeftOut("labelled false: an answer that is not wanted")
     read = {"messages", "tools", *(["label"] if value.get("label") is True else [])}

@@ -49,10 +49,10 @@ def sniff(file: Path, shown: str) -> Format:
         stem = shlex.quote(f"{Path(shown).with_suffix('')}.txt")
         fix = f"pandoc -f html -t plain --wrap=none {shlex.quote(shown)} -o {stem}"
         raise DataError("the file is a web page", where=f"{shown}:1", why="its text stands among markup", fix=fix)
-    if bare.startswith("<") and begins_xml(bare):
+    called = file.name.lower().removesuffix(".gz")
+    if bare.startswith("<") and (called.endswith(".xml") or begins_xml(bare, whole)):
         return Format("XML", packed)
-    named_so = file.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".tab"))
-    name = json_name(text, whole) or delimited_name(text, whole, named_so)
+    name = json_name(text, whole) or delimited_name(text, whole, called.endswith((".csv", ".tsv", ".tab")))
     return Format(name or ("Markdown" if _MARKDOWN.search(text) else "text"), packed)
 
 

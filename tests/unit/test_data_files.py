@@ -127,6 +127,12 @@ def test_a_row_of_a_table_has_the_line_where_it_begins(tmp_path: Path) -> None:
     assert records(file) == [(2, {"text": 'a\r\n\r\n"b"', "label": "x"}), (6, {"text": "c", "label": ""})]
 
 
+def test_a_space_after_each_separator_belongs_to_no_field(tmp_path: Path) -> None:
+    file = tmp_path / "rows"
+    file.write_text('text, label\n"a, b", "c"\nd, e\n')
+    assert records(file) == [(2, {"text": "a, b", "label": "c"}), (3, {"text": "d", "label": "e"})]
+
+
 def test_an_object_keyed_by_id_gives_each_value_its_id(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     file.write_text('{\n "7": {"q": 1},\n "8": {"id": "own",\n "q": 2}\n}')
@@ -236,6 +242,8 @@ def test_the_repeated_element_of_xml_is_the_record(tmp_path: Path) -> None:
         ("text", "<think>hm\nso it is\n"),
         ("text", '"Well," she said.\n"No," he said.\n'),
         ("text", "7\n8\n9\n"),
+        ("text", "\tOnce upon a time\n\tthere was\n"),
+        ("text", "| a | b |\n| c | d |\n| e | f |\n"),
         ("Markdown", "# Title\n\nfirst, second\n"),
         ("Markdown", '<p align="center">\n<img src="a.png">\n</p>\n\n## Title\n'),
     ],

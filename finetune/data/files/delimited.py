@@ -89,7 +89,7 @@ def _looks_like_a_table(rows: list[list[str]], separator: str, whole: bool) -> b
     if len(rows) == 1 and whole:
         return False
     if separator == "\t":
-        return True
+        return all(cell.strip() for cell in head)  # not paragraphs that begin with a tab
     named = all(0 < len(cell.split()) <= MAX_NAME_WORDS and cell.strip()[-1] not in ".!?…:" for cell in head)
     return named and len(set(head)) == len(head) and not what_is_no_head(head, rows[1:])
 
@@ -98,7 +98,10 @@ def _fields(file: Path, shown: str, fmt: Format) -> Iterator[Fields]:
     """Yields the line where each record starts, and its fields."""
     csv.field_size_limit(MAX_RECORD_BYTES)
     separator = SEPARATORS[fmt.name]
-    reader = csv.reader(_decoded(file, shown, fmt.gzip), delimiter=separator, strict=True)
+    lines = _decoded(file, shown, fmt.gzip)
+    head = next(lines, "")
+    spaced = separator != "\t" and 0 < head.count(separator) == head.count(f"{separator} ")  # `a, b` in every row
+    reader = csv.reader(chain([head], lines), delimiter=separator, skipinitialspace=spaced, strict=True)
     while True:
         start = reader.line_num + 1
         try:

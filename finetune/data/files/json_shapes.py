@@ -22,6 +22,7 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 _OBJECT = re.compile(r"""\{\s*(?:["'}]|$|[A-Za-z_]\w*\s*:)""")
 _LIST = re.compile(r"""\[[\s\[]*(?:["{\]]|$)|\[[\s\[]*-?\d[-+.\deE,\s\[\]]*$""")
 _CHAT = re.compile(r'\[\s*\{\s*"(?:role|from|speaker|content|value)"\s*:')
+_COLUMN = re.compile(r'\{\s*"0"\s*:')  # as pandas writes one: the number of each row, and its value
 _FIRST_OF_LIST = re.compile(r"\[\s*(.|$)")
 
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)  # finds where a value ends, no more
@@ -92,9 +93,12 @@ def held_in(text: str, found: list[Member]) -> tuple[str, list[Member]]:
 
     Returns:
         `row`: it is a row itself; `rows`: each member is one; `list`: one member is a list of them; `lists`: several
-        are; `texts`: it maps ids to texts, numbers or lists of them, which are no rows.
+        are; `texts`: it maps ids to texts, numbers or lists of them, which are no rows; `columns`: each member is one
+        column of all rows.
     """
-    firsts = {text[m.start] for m in found}
+    firsts = {"0" if text[m.start] in "-0123456789" else text[m.start] for m in found}
+    if found and all(_COLUMN.match(text, m.start) for m in found):
+        return "columns", found
     if any(m.key.lower() in ROW_WORDS for m in found) or not found:
         return "row", []
     if firsts == {"{"}:

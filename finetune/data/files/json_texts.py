@@ -191,11 +191,9 @@ def _something_after(text: str, at: int, line: int, shown: str, fmt: Format) -> 
     if mark not in "[{":
         what, why = "something follows the end of the JSON", f"…{text[at : at + 30]}".splitlines()[0]
         return DataError(what, where=where, why=why, fix=f"remove what follows, from line {line} on")
-    words, filter_ = (
-        ("several objects follow one another", ".") if mark == "{" else ("several lists follow one another", ".[]")
-    )
-    fix = _jq(filter_, shown, fmt)
-    return DataError(words, where=where, why="that is JSON Lines only where each stands in one line", fix=fix)
+    what, filter_ = ("objects", ".") if mark == "{" else ("lists", ".[]")
+    why = "that is JSON Lines only where each is an object in one line"
+    return DataError(f"several {what} follow one another", where=where, why=why, fix=_jq(filter_, shown, fmt))
 
 
 def _no_rows(text: str, held: str, holders: list[Member], shown: str, fmt: Format) -> DataError:
@@ -207,6 +205,15 @@ def _no_rows(text: str, held: str, holders: list[Member], shown: str, fmt: Forma
         fix = _jq(f".[{json.dumps(first.key, ensure_ascii=False)}][]", shown, fmt)
         what = f"the file holds several lists of rows: {names}"
         return DataError(what, where=where, why="one list is read from a file", fix=fix)
+    if held == "columns":
+        code = (
+            "import sys, pandas; pandas.read_json(sys.stdin, dtype=False, convert_dates=False)"
+            ".to_json(sys.stdout, orient='records', lines=True, force_ascii=False)"
+        )
+        target = shlex.quote(renamed(shown, "rows", ".jsonl"))
+        fix = f"{printing(shown, fmt.gzip)} | python -c {shlex.quote(code)} > {target}"
+        what, why = "the file holds its rows column by column", f"{json.dumps(first.key)} holds that column of all rows"
+        return DataError(what, where=where, why=why, fix=fix)
     of = _many(json.loads(text[first.start : first.end]))
     example = f"{json.dumps(first.key, ensure_ascii=False)} -> {text[first.start : first.end][:40]}"
     fix = _jq("to_entries[] | {id: .key, label: .value}", shown, fmt)

@@ -178,9 +178,8 @@ def _events(file: Path, shown: str) -> Iterator[Event]:
                 parser.Parse(chunk, last)
             except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError, ValueError: its encoding
                 line = parser.CurrentLineNumber
-                raise _wrong(
-                    "the XML is not well-formed", shown, line, str(error), f"xmllint --noout {shown}"
-                ) from None
+                fix = f"xmllint --noout {shlex.quote(shown)}"
+                raise _wrong("the XML is not well-formed", shown, line, str(error), fix) from None
             yield from met
             met.clear()
 

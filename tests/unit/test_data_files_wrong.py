@@ -156,7 +156,7 @@ FILES = [
     Wrong("a.txt", "", "the file holds no rows", ":1", EXAMPLE),
     Wrong("a.txt", " \n\n", "the file holds no rows", ":1", EXAMPLE),
     Wrong("a.txt", b"\1\0\2\3" * 20, "the file is binary", "", "file a.txt"),
-    Wrong("a.txt", "%PDF-1.7 ...", "the file is a PDF", "", "pdftotext -layout a.txt a.txt"),
+    Wrong("a.txt", "%PDF-1.7 ...", "the file is a PDF", "", "pdftotext -layout a.txt a.converted.txt"),
     Wrong(
         "a.xls",
         b"\xd0\xcf\x11\xe0\xa1\xb1",

@@ -144,9 +144,10 @@ def _plain(cell: Any) -> Any:
 
 def _without_end(row: list[Any]) -> list[Any]:
     """Leaves the empty cells at the end off."""
-    while row and row[-1] in (None, ""):
-        row = row[:-1]
-    return row
+    end = len(row)
+    while end and row[end - 1] in (None, ""):
+        end -= 1
+    return row[:end]
 
 
 def _damaged(shown: str, error: Exception) -> DataError:

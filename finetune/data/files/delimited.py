@@ -33,7 +33,7 @@ def delimited(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
         DataError: it has no head, a quote is never closed, it is not UTF-8, or it cannot be read.
     """
     separator = SEPARATORS[fmt.name]
-    rows = _fields(file, shown, separator)
+    rows = _fields(file, shown, fmt)
     head_line, head = next(rows, (1, []))
     if isinstance(head, Problem):
         raise DataError.of([head])
@@ -64,7 +64,7 @@ def delimited_name(head: str, whole: bool, named_so: bool) -> str:
         width = len(rows[0]) if rows else 0
         if width < 2:
             continue
-        alike = sum(len(row) == width for row in rows[1:]) / max(1, len(rows) - 1)
+        alike = sum(len(row) == width for row in rows) / len(rows)
         if named_so or (alike >= 0.8 and _looks_like_a_table(rows, separator, whole)):
             found.append((alike, width, name))
     if found:
@@ -89,15 +89,19 @@ def _looks_like_a_table(rows: list[list[str]], separator: str, whole: bool) -> b
     if len(rows) == 1 and whole:
         return False
     if separator == "\t":
-        return True
+        return all(cell.strip() for cell in head)  # not paragraphs that begin with a tab
     named = all(0 < len(cell.split()) <= MAX_NAME_WORDS and cell.strip()[-1] not in ".!?…:" for cell in head)
     return named and len(set(head)) == len(head) and not what_is_no_head(head, rows[1:])
 
 
-def _fields(file: Path, shown: str, separator: str) -> Iterator[Fields]:
+def _fields(file: Path, shown: str, fmt: Format) -> Iterator[Fields]:
     """Yields the line where each record starts, and its fields."""
     csv.field_size_limit(MAX_RECORD_BYTES)
-    reader = csv.reader(_decoded(file, shown), delimiter=separator, strict=True)
+    separator = SEPARATORS[fmt.name]
+    lines = _decoded(file, shown, fmt.gzip)
+    head = next(lines, "")
+    spaced = separator != "\t" and 0 < head.count(separator) == head.count(f"{separator} ")  # `a, b` in every row
+    reader = csv.reader(chain([head], lines), delimiter=separator, skipinitialspace=spaced, strict=True)
     while True:
         start = reader.line_num + 1
         try:
@@ -111,12 +115,12 @@ def _fields(file: Path, shown: str, separator: str) -> Iterator[Fields]:
             yield start, row
 
 
-def _decoded(file: Path, shown: str) -> Iterator[str]:
+def _decoded(file: Path, shown: str, packed: bool) -> Iterator[str]:
     for number, line in numbered_lines(file, shown):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
-            raise not_utf8(shown, number, line, file) from None
+            raise not_utf8(shown, number, line, packed) from None
         if "\0" in text:
             why, fix = "the line holds the character U+0000, which no text does", f"file {shlex.quote(shown)}"
             raise DataError("the file is not text", where=f"{shown}:{number}", why=why, fix=fix)

@@ -45,9 +45,12 @@ def data_files(path: Path) -> list[Path]:
             check_regular(path, shown)
             return [path]
         files = _files_in(path)
-    except FileNotFoundError:
-        fix = f"ls {shlex.quote(str(path.parent))}"
-        raise DataError(f"there is no file {shown}", where=shown, why="nothing has this name", fix=fix) from None
+    except FileNotFoundError as error:
+        missing = Path(error.filename)
+        link = missing.is_symlink()
+        why = f"the link leads to {missing.readlink()}, which is not there" if link else "nothing has this name"
+        fix = f"ls -l {shlex.quote(str(missing.parent))}"
+        raise DataError(f"there is no file {missing}", where=shown, why=why, fix=fix) from None
     except OSError as error:
         raise unreadable(error.filename or shown, error) from None
     pages = [file for file in files if file.suffix.lower() in (".md", ".markdown")]

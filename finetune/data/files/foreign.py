@@ -13,7 +13,11 @@ from finetune.errors import DataError
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF", "a PDF", "pdftotext -layout {name} {stem}.txt"),
     (b"{\\rtf", "an RTF document", "pandoc {name} -t plain --wrap=none -o {stem}.txt"),
-    (b"\xd0\xcf\x11\xe0", "an old Office file (.xls, .doc)", "libreoffice --headless --convert-to xlsx {name}"),
+    (
+        b"\xd0\xcf\x11\xe0",
+        "an old Office file (.xls, .doc)",
+        "libreoffice --headless --convert-to xlsx --outdir converted {name}",
+    ),
     (b"ARROW1", "an Arrow file", "{arrow}"),
     (b"\xff\xff\xff\xff", "an Arrow stream", "{arrow}"),
     (b"BZh", "packed with bzip2", "bunzip2 -k {name}"),
@@ -34,9 +38,13 @@ MOST_CONTROLS = 0.02
 
 _ZIPPED = (
     ("word/", "a Word document", "pandoc {name} -t plain --wrap=none -o {stem}.txt"),
-    ("ppt/", "a PowerPoint file", "libreoffice --headless --convert-to pdf {name}"),
-    ("content.xml", "an OpenDocument file", "libreoffice --headless --convert-to xlsx {name}"),
-    ("xl/workbook.bin", "a binary Excel file (.xlsb)", "libreoffice --headless --convert-to xlsx {name}"),
+    ("ppt/", "a PowerPoint file", "libreoffice --headless --convert-to pdf --outdir converted {name}"),
+    ("content.xml", "an OpenDocument file", "libreoffice --headless --convert-to xlsx --outdir converted {name}"),
+    (
+        "xl/workbook.bin",
+        "a binary Excel file (.xlsb)",
+        "libreoffice --headless --convert-to xlsx --outdir converted {name}",
+    ),
 )
 
 
@@ -85,6 +93,12 @@ def check_workbook(stream: BinaryIO, shown: str) -> None:
     raise _foreign("a zip archive", "unzip {name}", shown)
 
 
+def other_stem(shown: str) -> str:
+    """Gives the name of a file without its suffix; with another word where what is made could bear the same name."""
+    named_so = shown.lower().endswith((".txt", ".csv", ".jsonl"))
+    return renamed(shown, "") + (".converted" if named_so else "")
+
+
 def is_wide_xml(head: bytes) -> bool:
     """Knows XML in UTF-16, which says its encoding itself."""
     return head.startswith((b"\xff\xfe<\0?\0", b"\xfe\xff\0<\0?"))
@@ -101,7 +115,7 @@ def _wide_encoding(head: bytes) -> str:
 
 
 def _foreign(what: str, fix: str, shown: str) -> DataError:
-    name, stem = shlex.quote(shown), shlex.quote(renamed(shown, ""))
+    name, stem = shlex.quote(shown), shlex.quote(other_stem(shown))
     fix = fix.replace("{arrow}", _ARROW).replace("{name}", name).replace("{stem}", stem)
     why = "JSON, JSON Lines, CSV, TSV, Parquet, Excel, XML and text are read"
     return DataError(f"the file is {what}", where=shown, why=why, fix=fix)

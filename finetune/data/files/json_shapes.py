@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 ROW_WORDS = frozenset(
@@ -18,11 +17,12 @@ ROW_WORDS = frozenset(
 MAX_ROW_FIELDS = 32
 """An object of more texts than a row has columns maps ids to texts."""
 
-BLANK = re.compile(r"[ \t\r\n]*")
+_BLANK = re.compile(r"[ \t\r\n]*")
 
 _OBJECT = re.compile(r"""\{\s*(?:["'}]|$|[A-Za-z_]\w*\s*:)""")
 _LIST = re.compile(r"""\[[\s\[]*(?:["{\]]|$)|\[[\s\[]*-?\d[-+.\deE,\s\[\]]*$""")
 _CHAT = re.compile(r'\[\s*\{\s*"(?:role|from|speaker|content|value)"\s*:')
+_COLUMN = re.compile(r'\{\s*"0"\s*:')  # as pandas writes one: the number of each row, and its value
 _FIRST_OF_LIST = re.compile(r"\[\s*(.|$)")
 
 _decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)  # finds where a value ends, no more
@@ -55,39 +55,37 @@ def end_of_value(text: str, at: int) -> int:
         return _decoder.raw_decode(text, at)[1]
     except json.JSONDecodeError as error:
         raise Unfinished(error.msg, error.pos) from None
-    except StopIteration as error:
-        raise Unfinished("Expecting value", int(error.value)) from None
     except RecursionError:
         raise Unfinished("it is nested too deep", at) from None
 
 
-def members(text: str, at: int) -> Iterator[Member | int]:
-    """Yields the members of the object that begins at a place; last, the place after its end.
+def members(text: str, at: int) -> tuple[list[Member], int]:
+    """Finds the members of the object that begins at a place, and the place after its end.
 
     Raises:
         Unfinished: it is not an object, or not a whole one.
     """
-    at, mark = _blank(text, at + 1), ","
+    found: list[Member] = []
+    at, mark = past_blank(text, at + 1), ","
     if text[at : at + 1] == "}":
-        yield at + 1
-        return
+        return found, at + 1
     while mark == ",":
         if text[at : at + 1] != '"':
             raise Unfinished("Expecting a name in double quotes", at)
         end = end_of_value(text, at)
         key = str(json.loads(text[at:end]))
-        at = _blank(text, end)
+        at = past_blank(text, end)
         if text[at : at + 1] != ":":
             raise Unfinished("Expecting ':' delimiter", at)
-        start = _blank(text, at + 1)
+        start = past_blank(text, at + 1)
         end = end_of_value(text, start)
-        yield Member(key, start, end)
-        at = _blank(text, end)
+        found.append(Member(key, start, end))
+        at = past_blank(text, end)
         mark = text[at : at + 1]
-        if mark not in (",", "}") or not mark:
+        if mark not in (",", "}"):
             raise Unfinished("Expecting ',' delimiter", at)
-        at = _blank(text, at + 1) if mark == "," else at + 1
-    yield at
+        at = past_blank(text, at + 1) if mark == "," else at + 1
+    return found, at
 
 
 def held_in(text: str, found: list[Member]) -> tuple[str, list[Member]]:
@@ -95,9 +93,12 @@ def held_in(text: str, found: list[Member]) -> tuple[str, list[Member]]:
 
     Returns:
         `row`: it is a row itself; `rows`: each member is one; `list`: one member is a list of them; `lists`: several
-        are; `texts`: it maps ids to texts, numbers or lists of them, which are no rows.
+        are; `texts`: it maps ids to texts, numbers or lists of them, which are no rows; `columns`: each member is one
+        column of all rows.
     """
-    firsts = {text[m.start] for m in found}
+    firsts = {"0" if text[m.start] in "-0123456789" else text[m.start] for m in found}
+    if found and all(_COLUMN.match(text, m.start) for m in found):
+        return "columns", found
     if any(m.key.lower() in ROW_WORDS for m in found) or not found:
         return "row", []
     if firsts == {"{"}:
@@ -132,8 +133,7 @@ def _object_name(text: str, first: str, rest: str, whole: bool) -> str:
         alone = whole and not rest
         if not alone:
             return "JSON Lines"
-        found = [m for m in members(first, 0) if isinstance(m, Member)]
-        return "JSON Lines" if held_in(first, found)[0] in ("row", "texts") else "JSON object of rows"
+        return "JSON Lines" if held_in(first, members(first, 0)[0])[0] == "row" else "JSON object of rows"
     if not rest and whole:
         return "JSON Lines"
     try:
@@ -156,6 +156,7 @@ def _first_inside(text: str, member: Member) -> str:
     return found.group(1) if found else ""
 
 
-def _blank(text: str, at: int) -> int:
-    found = BLANK.match(text, at)
+def past_blank(text: str, at: int) -> int:
+    """Finds the next place that is not blank."""
+    found = _BLANK.match(text, at)
     return found.end() if found else at

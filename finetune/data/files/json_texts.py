@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from finetune.data.files.json_shapes import BLANK, Member, Unfinished, end_of_value, held_in, members
+from finetune.data.files.json_shapes import Member, Unfinished, end_of_value, held_in, members, past_blank
 from finetune.data.files.opening import opened, printing, renamed, text_chunks, too_long, whole_text
 from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format, Raw
 from finetune.data.strict_json import WrongJson, kind, read_json
@@ -25,7 +25,7 @@ MAX_OBJECT_BYTES = 256 * 2**20
 def json_list(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
     """Yields the records of a list, in memory for one record at a time."""
     with opened(file, shown) as stream:
-        yield from _records(_elements(text_chunks(stream, shown, file), 1, shown, fmt), shown, fmt)
+        yield from _records(_elements(text_chunks(stream, shown), 1, shown, fmt), shown, fmt)
 
 
 def json_object(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
@@ -58,11 +58,13 @@ def _elements(chunks: Iterable[str], line: int, shown: str, fmt: Format) -> Iter
     for chunk in chain(chunks, [None]):
         rest += chunk or ""
         at = counted = 0
-        while (at := _blank(rest, at)) < len(rest):
+        while (at := past_blank(rest, at)) < len(rest):
             line, counted = line + rest.count("\n", counted, at), at
             mark = rest[at]
             if expected == "end":
                 raise _something_after(rest, at, line, shown, fmt)
+            if expected == "value" and mark == "]":
+                raise _broken(",]", Unfinished("Expecting value", 1), line, shown)
             if expected == "value" or (expected == "first" and mark != "]"):
                 try:
                     end = end_of_value(rest, at)
@@ -87,7 +89,7 @@ def _elements(chunks: Iterable[str], line: int, shown: str, fmt: Format) -> Iter
         raise _broken("", Unfinished("the file ends before its list does", 0), line, shown)
 
 
-def _pieces(text: str, found: list[Member], line_of: Any) -> Iterator[tuple[int, str]]:
+def _pieces(text: str, found: list[Member], line_of: Callable[[int], int]) -> Iterator[tuple[int, str]]:
     for member in found:
         yield line_of(member.start), text[member.start : member.end]
 
@@ -129,18 +131,12 @@ def _row_around(value: Any, shown: str, fmt: Format) -> str:
 
 def _whole_object(text: str, shown: str, fmt: Format) -> tuple[list[Member], int]:
     """Finds the members of the object that a text is, and its end."""
-    at = _blank(text, 0)
-    found: list[Member] = []
-    end = at
+    at = past_blank(text, 0)
     try:
-        for member in members(text, at):
-            if isinstance(member, Member):
-                found.append(member)
-            else:
-                end = member
+        found, end = members(text, at)
     except Unfinished as error:
         raise _broken(text, error, text.count("\n", 0, error.at) + 1, shown) from None
-    if (after := _blank(text, end)) < len(text):
+    if (after := past_blank(text, end)) < len(text):
         if end > MAX_RECORD_BYTES and "\n" not in text[at:end]:
             raise too_long(shown, text.count("\n", 0, at) + 1, fmt.gzip)
         raise _something_after(text, after, text.count("\n", 0, after) + 1, shown, fmt)
@@ -161,7 +157,7 @@ def _with_id(record: Raw | Problem, key: str) -> Raw | Problem:
     return Raw(record.line, {"id": key, **record.value})
 
 
-def _line_counter(text: str) -> Any:
+def _line_counter(text: str) -> Callable[[int], int]:
     """Gives a function that tells the line of a place, for places that come in order."""
     last, line = 0, 1
 
@@ -195,9 +191,9 @@ def _something_after(text: str, at: int, line: int, shown: str, fmt: Format) -> 
     if mark not in "[{":
         what, why = "something follows the end of the JSON", f"…{text[at : at + 30]}".splitlines()[0]
         return DataError(what, where=where, why=why, fix=f"remove what follows, from line {line} on")
-    words, filter_ = ("several objects follow one another", ".") if mark == "{" else ("several lists follow", ".[]")
-    fix = _jq(filter_, shown, fmt)
-    return DataError(words, where=where, why="that is JSON Lines only where each stands in one line", fix=fix)
+    what, filter_ = ("objects", ".") if mark == "{" else ("lists", ".[]")
+    why = "that is JSON Lines only where each is an object in one line"
+    return DataError(f"several {what} follow one another", where=where, why=why, fix=_jq(filter_, shown, fmt))
 
 
 def _no_rows(text: str, held: str, holders: list[Member], shown: str, fmt: Format) -> DataError:
@@ -209,6 +205,15 @@ def _no_rows(text: str, held: str, holders: list[Member], shown: str, fmt: Forma
         fix = _jq(f".[{json.dumps(first.key, ensure_ascii=False)}][]", shown, fmt)
         what = f"the file holds several lists of rows: {names}"
         return DataError(what, where=where, why="one list is read from a file", fix=fix)
+    if held == "columns":
+        code = (
+            "import sys, pandas; pandas.read_json(sys.stdin, dtype=False, convert_dates=False)"
+            ".to_json(sys.stdout, orient='records', lines=True, force_ascii=False)"
+        )
+        target = shlex.quote(renamed(shown, "rows", ".jsonl"))
+        fix = f"{printing(shown, fmt.gzip)} | python -c {shlex.quote(code)} > {target}"
+        what, why = "the file holds its rows column by column", f"{json.dumps(first.key)} holds that column of all rows"
+        return DataError(what, where=where, why=why, fix=fix)
     of = _many(json.loads(text[first.start : first.end]))
     example = f"{json.dumps(first.key, ensure_ascii=False)} -> {text[first.start : first.end][:40]}"
     fix = _jq("to_entries[] | {id: .key, label: .value}", shown, fmt)
@@ -225,8 +230,3 @@ def _many(value: Any) -> str:
     return {"text": "texts", "a number": "numbers", "a list": "lists", "an object": "objects"}.get(
         kind(value), kind(value)
     )
-
-
-def _blank(text: str, at: int) -> int:
-    found = BLANK.match(text, at)
-    return found.end() if found else at

@@ -118,7 +118,7 @@ def whole_text(file: Path, shown: str, most_bytes: int, fix: str) -> str:
         DataError: it is larger, is not UTF-8, or as `opened` does.
     """
     with opened(file, shown) as stream:
-        raw = stream.read(most_bytes + 1)
+        raw, packed = stream.read(most_bytes + 1), is_packed(stream)
     if len(raw) > most_bytes:
         why = f"such a file is held in memory, at most {most_bytes:,} bytes of it"
         raise DataError("the file is too large to be read as one", where=shown, why=why, fix=fix)
@@ -127,35 +127,34 @@ def whole_text(file: Path, shown: str, most_bytes: int, fix: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         around = raw[max(0, error.start - 2000) : error.start + 2000]
-        raise not_utf8(shown, raw.count(b"\n", 0, error.start) + 1, around, file) from None
+        raise not_utf8(shown, raw.count(b"\n", 0, error.start) + 1, around, packed) from None
 
 
-def text_chunks(stream: BinaryIO, shown: str, file: Path) -> Iterator[str]:
+def text_chunks(stream: BinaryIO, shown: str) -> Iterator[str]:
     """Yields the text of a stream piece by piece.
 
     Raises:
         DataError: it is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
+    raw = stream.read(CHUNK_BYTES).removeprefix(BOM)
     line, last = 1, False
     while not last:
-        raw = stream.read(CHUNK_BYTES)
-        raw = raw.removeprefix(BOM) if line == 1 else raw
         last = not raw
         try:
             text = decoder.decode(raw, last)
         except UnicodeDecodeError as error:
             bad = error.object
-            raise not_utf8(shown, line + bad.count(b"\n", 0, error.start), bad[error.start :][:2000], file) from None
+            line += bad.count(b"\n", 0, error.start)
+            raise not_utf8(shown, line, bad[error.start :][:2000], is_packed(stream)) from None
         line += text.count("\n")
         yield text
+        raw = stream.read(CHUNK_BYTES)
 
 
-def not_utf8(shown: str, line: int, around: bytes, file: Path) -> DataError:
+def not_utf8(shown: str, line: int, around: bytes, packed: bool) -> DataError:
     """Tells of text in another encoding, with the command that converts the file."""
     command = f"iconv -f {guess_encoding(around)} -t utf-8"
-    with file.open("rb") as stream:
-        packed = stream.read(2) == GZIP
     source = f"gunzip -c {shlex.quote(shown)} | {command}" if packed else f"{command} {shlex.quote(shown)}"
     fix = f"{source} > {shlex.quote(renamed(shown, 'utf8'))}"
     why = "read in a wrong encoding, its letters would be learnt wrong"

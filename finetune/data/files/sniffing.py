@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finetune.data.files.delimited import delimited_name
-from finetune.data.files.foreign import check_readable, check_workbook, is_wide_xml
+from finetune.data.files.foreign import check_readable, check_workbook, is_wide_xml, other_stem
 from finetune.data.files.json_shapes import json_name
 from finetune.data.files.opening import BOM, is_packed, opened, opened_anywhere
 from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format
@@ -46,14 +46,14 @@ def sniff(file: Path, shown: str) -> Format:
     text = head.decode("utf-8", errors="replace")
     bare = text.lstrip()
     if bare[:14].lower().startswith(("<!doctype html", "<html")):
-        stem = shlex.quote(f"{Path(shown).with_suffix('')}.txt")
-        fix = f"pandoc -f html -t plain --wrap=none {shlex.quote(shown)} -o {stem}"
+        made = shlex.quote(f"{other_stem(shown)}.txt")
+        fix = f"pandoc -f html -t plain --wrap=none {shlex.quote(shown)} -o {made}"
         raise DataError("the file is a web page", where=f"{shown}:1", why="its text stands among markup", fix=fix)
-    if bare.startswith("<") and begins_xml(bare):
+    called = file.name.lower().removesuffix(".gz")
+    if bare.startswith("<") and (called.endswith(".xml") or begins_xml(bare, whole)):
         return Format("XML", packed)
-    called = Path(file.name.lower().removesuffix(".gz")).suffix
-    name = json_name(text, whole) or delimited_name(text, whole, called in (".csv", ".tsv", ".tab"))
-    if not name and called in (".jsonl", ".ndjson", ".json"):
+    name = json_name(text, whole) or delimited_name(text, whole, called.endswith((".csv", ".tsv", ".tab")))
+    if not name and called.endswith((".jsonl", ".ndjson", ".json")):
         return Format("JSON Lines", packed)  # broken in its first line: to be told, not to be learnt as a text
     return Format(name or ("Markdown" if _MARKDOWN.search(text) else "text"), packed)
 

@@ -43,7 +43,7 @@ def workbook(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
         OutsideError: openpyxl is not installed.
     """
     with opened_anywhere(file, shown) as stream:
-        title, rows = _first_sheet(stream, shown)
+        title, _, rows = _first_sheet(stream, shown)
         head_row = next(rows, None)
         if head_row is None:
             return
@@ -63,21 +63,19 @@ def sheets_note(stream: BinaryIO, shown: str) -> str:
         DataError: the file is cut off or damaged.
         OutsideError: openpyxl is not installed.
     """
-    title, _ = _first_sheet(stream, shown)
-    stream.seek(0)
-    others = [sheet.title for sheet in _sheets(stream, shown) if sheet.title != title]
+    title, others, _ = _first_sheet(stream, shown)
     return f'the sheet "{title}" is read; not read: {", ".join(others)}' if others else ""
 
 
-def _first_sheet(stream: BinaryIO, shown: str) -> tuple[str, Iterator[Row]]:
-    """Finds the first sheet with a row that is not empty."""
-    title = ""
-    for sheet in _sheets(stream, shown):
-        title = title or str(sheet.title)
+def _first_sheet(stream: BinaryIO, shown: str) -> tuple[str, list[str], Iterator[Row]]:
+    """Finds the first sheet with a row that is not empty: its title, those of the others, and its rows."""
+    sheets = _sheets(stream, shown)
+    titles = [str(sheet.title) for sheet in sheets]
+    for title, sheet in zip(titles, sheets, strict=True):
         rows = _rows(sheet, shown)
         if (row := next(rows, None)) is not None:
-            return str(sheet.title), chain([row], rows)
-    return title, iter(())
+            return title, [other for other in titles if other != title], chain([row], rows)
+    return "", titles, iter(())
 
 
 def _sheets(stream: BinaryIO, shown: str) -> list[Any]:
@@ -146,9 +144,10 @@ def _plain(cell: Any) -> Any:
 
 def _without_end(row: list[Any]) -> list[Any]:
     """Leaves the empty cells at the end off."""
-    while row and row[-1] in (None, ""):
-        row = row[:-1]
-    return row
+    end = len(row)
+    while end and row[end - 1] in (None, ""):
+        end -= 1
+    return row[:end]
 
 
 def _damaged(shown: str, error: Exception) -> DataError:

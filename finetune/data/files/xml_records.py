@@ -34,12 +34,12 @@ class Element:
     content: list[str | Element] = field(default_factory=list)
 
 
-def begins_xml(head: str) -> bool:
+def begins_xml(head: str, whole: bool) -> bool:
     """Tells XML from a text that begins with a tag: as far as it goes, it is well-formed."""
     if head.startswith(("<?xml", "<!DOCTYPE")):
         return True
     try:
-        expat.ParserCreate().Parse(head.rstrip("\ufffd").encode("utf-8"), False)
+        expat.ParserCreate().Parse(head.rstrip("\ufffd").encode("utf-8"), whole)
     except expat.ExpatError:
         return False
     return True
@@ -164,9 +164,7 @@ def _events(file: Path, shown: str) -> Iterator[Event]:
 
     def doctype(*_: Any) -> None:
         why = "what it declares is not read, and entities can swell without bound"
-        raise _wrong(
-            "the XML has a DTD", shown, parser.CurrentLineNumber, why, f"remove {'<!DOCTYPE …>'} from the file"
-        )
+        raise _wrong("the XML has a DTD", shown, parser.CurrentLineNumber, why, "remove <!DOCTYPE …> from the file")
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.StartDoctypeDeclHandler = doctype
@@ -180,9 +178,8 @@ def _events(file: Path, shown: str) -> Iterator[Event]:
                 parser.Parse(chunk, last)
             except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError, ValueError: its encoding
                 line = parser.CurrentLineNumber
-                raise _wrong(
-                    "the XML is not well-formed", shown, line, str(error), f"xmllint --noout {shown}"
-                ) from None
+                fix = f"xmllint --noout {shlex.quote(shown)}"
+                raise _wrong("the XML is not well-formed", shown, line, str(error), fix) from None
             yield from met
             met.clear()
 

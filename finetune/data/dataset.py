@@ -180,7 +180,7 @@ def _cut_at_turn(example: Example, limit: int) -> Example | None:
     """Keeps the whole learnt turns that fit; a turn ends where the mask falls from learnt to not."""
     for end in range(limit, 0, -1):
         if example.learnt[end - 1] and not example.learnt[end]:
-            return Example(example.ids[:end], example.learnt[:end], example.place)
+            return Example(example.ids[:end], example.learnt[:end], example.place, example.ids[end:])
     return None
 
 

@@ -55,6 +55,8 @@ class Example:
     learnt: list[bool]
     place: str
     """`file:line` of the row it came from."""
+    cut: Sequence[int] = ()
+    """Ids that data.too_long: truncate cut off its end."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -149,7 +149,8 @@ def test_a_cut_example_ends_with_a_learnt_turn_or_is_nothing(turns: list[tuple[i
     if not ends:
         assert cut is None
     else:
-        assert cut == Example(whole.ids[: ends[-1]], whole.learnt[: ends[-1]], whole.place)
+        end = ends[-1]
+        assert cut == Example(whole.ids[:end], whole.learnt[:end], whole.place, whole.ids[end:])
 
 
 def test_at_every_limit_a_real_conversation_is_cut_after_an_end_of_turn_or_left_out(tmp_path: Path, base: Path) -> None:

@@ -4,13 +4,14 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const ITEM = 68; // pixels of an example in the list, as in the style
+const FOLDED = 150; // tokens of a turn of context that is shown whole
 const SIDES = ["to learn", "held out", "left out as too long"];
 const CONTEXT = data.fates.indexOf("context"), LEARNT = data.fates.indexOf("learnt"), CUT = data.fates.indexOf("cut");
 const REASONING = data.parts.indexOf("reasoning"), CALL = data.parts.indexOf("tool call");
 const control = new Set(data.control);
 const byId = (id) => document.getElementById(id);
 const number = (n) => n.toLocaleString("en");
-const share = (part, whole) => `${Math.round((100 * part) / Math.max(1, whole))} %`;
+const share = (part, whole) => `${Math.round((100 * part) / Math.max(1, whole))}%`;
 
 // ---- unpacking
 
@@ -97,7 +98,7 @@ function made(tag, name, text) {
 
 // ---- what is chosen
 
-const state = { order: [], at: 0, query: "", ids: false, spaces: false, theme: "auto" };
+const state = { order: [], at: 0, query: "", ids: false, spaces: false, whole: false, theme: "auto" };
 
 const ORDERS = {
   order: (a, b) => a.which - b.which,
@@ -210,13 +211,32 @@ function drawExample() {
         token = addCell(text, sequence[cell], run, token, count, hits);
       }
     }
-    const turn = made("section", "turn");
-    turn.append(headOf(runs), text);
+    const turn = made("section", "turn"), head = headOf(runs);
+    if (isContext(runs) && !text.querySelector(".hit")) fold(head, text);
+    turn.append(head, text);
     turns.append(turn);
     at = end;
   }
   byId("main").scrollTop = 0;
   turns.querySelector(".hit")?.scrollIntoView({ block: "center" });
+}
+
+function isContext(runs) {
+  return runs.every((run) => run.fate === CONTEXT) && runs.reduce((all, run) => all + run.tokens, 0) > FOLDED;
+}
+
+// A long turn of which nothing is learnt shows its beginning, so that what is learnt comes into sight.
+function fold(head, text) {
+  if (state.whole) return;
+  const more = made("button", "more", "show all");
+  const unfold = () => {
+    text.classList.remove("folded");
+    more.remove();
+  };
+  text.classList.add("folded");
+  more.addEventListener("click", unfold);
+  text.addEventListener("click", unfold, { once: true });
+  head.append(more);
 }
 
 function figuresOf(example) {
@@ -242,9 +262,10 @@ function addCell(text, cell, run, token, count, hits) {
   const kind = control.has(cell) ? " control" : "";
   const hit = hits.has(count) ? " hit" : "";
   const name = `c ${data.fates[run.fate]} ${data.parts[run.part].replace(" ", "-")}${kind}${parity}${hit}`;
-  const shown = (state.spaces || state.ids ? raw.replaceAll(" ", "·") : raw).replaceAll("\n", "⏎\n").replaceAll("\t", "⇥\t");
-  const breaks = shown.endsWith("\n");
-  const element = made("span", name, breaks ? shown.slice(0, -1) : shown);
+  const spaced = (state.spaces || state.ids ? raw.replaceAll(" ", "·") : raw).replaceAll("\t", state.ids ? "⇥" : "⇥\t");
+  const shown = spaced.replaceAll("\n", state.ids ? "⏎" : "⏎\n").replace(/\n$/, "");
+  const breaks = state.ids ? raw.includes("\n") : raw.endsWith("\n");
+  const element = made("span", name, shown);
   element.dataset.token = token;
   element.dataset.cell = cell;
   if (state.ids) element.dataset.ids = ids.join("+");
@@ -367,6 +388,7 @@ const KEYS = {
   "/": ["search", () => byId("query").focus()],
   i: ["ids", () => toggle("ids")],
   w: ["spaces", () => toggle("spaces")],
+  e: ["long turns of context whole", () => toggle("whole")],
   t: ["theme", nextTheme],
   "?": ["these keys", () => byId("help").showModal()],
 };
@@ -386,7 +408,7 @@ function readAddress() {
   const words = new URLSearchParams(location.hash.slice(1));
   if (["auto", "light", "dark"].includes(words.get("theme"))) state.theme = words.get("theme");
   for (const key of ["query", "sort", "side"]) if (words.has(key)) byId(key).value = words.get(key);
-  for (const key of ["ids", "spaces"]) if (words.has(key) && !state[key]) toggle(key);
+  for (const key of ["ids", "spaces", "whole"]) if (words.has(key) && !state[key]) toggle(key);
   choose();
   if (words.has("at")) go(Number(words.get("at")) - 1);
 }
@@ -401,8 +423,7 @@ function begin() {
   }
   byId("help").append(table);
   byId("help").addEventListener("click", () => byId("help").close());
-  byId("ids").addEventListener("click", () => toggle("ids"));
-  byId("spaces").addEventListener("click", () => toggle("spaces"));
+  for (const key of ["ids", "spaces", "whole"]) byId(key).addEventListener("click", () => toggle(key));
   byId("theme").addEventListener("click", nextTheme);
   byId("keys").addEventListener("click", () => byId("help").showModal());
   for (const id of ["sort", "side", "truncated", "reasoning", "calls"]) byId(id).addEventListener("change", choose);

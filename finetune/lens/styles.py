@@ -18,6 +18,8 @@ ANSWER = ("", 194, 151)
 CUT = (224, 217)
 """Grounds by turns, so that the border of two tokens can be seen: pale, under black letters."""
 
+EDGES: dict[Fate, str] = {"learnt": "38;5;34", "cut": "38;5;160", "context": ""}
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -59,6 +61,11 @@ def style_of(fate: Fate, part: str, control: bool, number: int) -> str:
         return f"9;38;5;16;48;5;{CUT[number % 2]}"
     slant, *grounds = LEARNT.get(part, ANSWER)
     return f"1;{slant}38;5;{53 if control else 16};48;5;{grounds[number % 2]}"
+
+
+def below_style(style: str) -> str:
+    """Gives the style of an id under a cell of this style: the same ground, lighter letters."""
+    return style.removeprefix("1;").removeprefix("9;") if "48;" in style else FRAME
 
 
 def paint(text: str, style: str, color: bool) -> str:

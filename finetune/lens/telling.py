@@ -16,7 +16,7 @@ def learnt_parts(shown: Shown, reader: Reader) -> dict[str, int]:
     for each in stretches(shown.example, reader, shown.is_left_out):
         if each.fate == "learnt":
             counts[each.part if each.part in ("reasoning", "tool call") else "answer"] += each.end - each.start
-    return dict(counts)
+    return {part: counts[part] for part in ("reasoning", "tool call", "answer") if counts[part]}
 
 
 def told(shown: Shown, reader: Reader, max_length: int) -> dict[str, Any]:

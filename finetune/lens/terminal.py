@@ -17,7 +17,7 @@ from finetune.lens.cells import Cell, Reader, printable
 from finetune.lens.choosing import IN_WORDS, Shown
 from finetune.lens.flow import BREAK, Piece, columns, flow
 from finetune.lens.stretches import Fate, Stretch, stretches
-from finetune.lens.styles import FRAME, HEADING, Marks, paint, style_of
+from finetune.lens.styles import EDGES, FRAME, HEADING, Marks, below_style, paint, style_of
 from finetune.lens.telling import learnt_parts
 
 EDGE = 2
@@ -60,7 +60,7 @@ def legend(look: Look) -> str:
     if look.color:
         parts = ", ".join(sample(part, "learnt", part) for part in ("reasoning", "tool call"))
         learnt += f" ({parts})"
-    edges = f"{marks.edge('learnt')} a line with some"
+    edges = f"{paint(marks.edge('learnt'), EDGES['learnt'], look.color)} line with learnt tokens"
     shown = [learnt, edges, "context", sample("cut off", "cut"), f"{marks.line_break} line break"]
     if look.spaces or look.ids:
         shown.append(f"{marks.space} space")
@@ -102,12 +102,12 @@ def _turn(turn: Sequence[Stretch], ids: Sequence[int], reader: Reader, look: Loo
 
 def _line(line: Sequence[Piece], look: Look, fate: Fate) -> Iterator[str]:
     """Paints a line and, where ids are asked for, the ids below it, column under column."""
-    edge = look.marks.edge(fate) if fate != "context" else ""
+    edge = paint(look.marks.edge(fate).ljust(EDGE), EDGES[fate], look.color)
     rows = ("text", "below") if look.ids else ("text",)
     for row in rows:
-        runs = groupby(line, key=lambda piece: piece.style)
+        runs = groupby(line, key=lambda piece: piece.style if row == "text" else below_style(piece.style))
         painted = [paint("".join(_filled(piece, row, look) for piece in run), style, look.color) for style, run in runs]
-        drawn = edge.ljust(EDGE) + "".join(painted)
+        drawn = edge + "".join(painted)
         yield drawn.rstrip() if look.ids and not look.color else drawn
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from enum import StrEnum
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,21 +22,11 @@ if TYPE_CHECKING:
     from finetune.recipe import Recipe
 
 
-class Side(StrEnum):
-    """Where an example stands."""
+Side = Literal["train", "held-out", "left-out"]
+Worst = Literal["truncated", "longest", "least-learnt"]
 
-    train = "train"
-    held_out = "held-out"
-    left_out = "left-out"
-
-
-class Worst(StrEnum):
-    """What an example can be worst in."""
-
-    truncated = "truncated"
-    longest = "longest"
-    least_learnt = "least-learnt"
-
+LEAST_COLUMNS = 20
+"""Below that, lines are longer than the terminal is wide."""
 
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 ROW = typer.Option(None, "--row", min=1, help="The example of this number, counted from 1. Default: the first.")
@@ -85,7 +75,7 @@ def look(
         print(json.dumps([lens.told(shown, reader, limit) for shown in examples], indent=1))
         return
     if not examples:
-        print(f"nothing was truncated: the longest example has {dataset.counts.longest:,} of {limit:,} tokens")
+        print(_nothing(dataset, worst, limit))
         return
     drawn = _look(color, ids, spaces)
     print(lens.legend(drawn))
@@ -135,27 +125,37 @@ def _chosen(
     from finetune import lens
 
     if place is not None:
-        return lens.by_place(dataset, [side.value] if side else lens.SIDES, place, count)
+        return lens.by_place(dataset, [side] if side else lens.SIDES, place, count)
     if worst is not None:
-        return lens.worst(dataset, _sides(side), worst.value, count or 1)
-    return lens.by_row(dataset, side.value if side else "train", row or 1, count or 1)
+        return lens.worst(dataset, _sides(side), worst, count or 1)
+    return lens.by_row(dataset, side if side else "train", row or 1, count or 1)
 
 
-def _sides(side: Side | None) -> list[Literal["train", "held-out", "left-out"]]:
+def _nothing(dataset: Dataset, worst: Worst | None, limit: int) -> str:
+    """Says that there is no example of a kind."""
+    if worst != "truncated":
+        return "there is no such example"
+    if dataset.counts.dropped:
+        return f"nothing was cut; {dataset.counts.dropped:,} examples longer than {limit:,} tokens were left out whole"
+    return f"nothing was cut: the longest example has {dataset.counts.longest:,} of {limit:,} tokens"
+
+
+def _sides(side: Side | None) -> list[Side]:
     """Where the worst are looked for: what is too long to be learnt was meant to be."""
-    return [side.value] if side else ["train", "left-out"]
+    return [side] if side else ["train", "left-out"]
 
 
 def _look(color: bool | None, ids: bool, spaces: bool) -> Look:
     """Finds out what the terminal can show. `NO_COLOR`: no-color.org."""
     from finetune.lens import Look
-    from finetune.lens.styles import ASCII, Marks
+    from finetune.lens.styles import ASCII, UNICODE
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     if color is None:
         color = terminal and not os.environ.get("NO_COLOR")
-    marks = Marks() if sys.stdout.encoding.lower().startswith("utf") else ASCII
-    return Look(shutil.get_terminal_size((Look.width, 24)).columns, color, ids, spaces, marks)
+    marks = UNICODE if sys.stdout.encoding.lower().startswith("utf") else ASCII
+    width = max(LEAST_COLUMNS, shutil.get_terminal_size((Look.width, 24)).columns)
+    return Look(width, color, ids, spaces, marks)
 
 
 def _write_page(
@@ -164,7 +164,7 @@ def _write_page(
     """Writes the page of these examples, or of all."""
     from finetune import atomic, lens
 
-    sides = [side.value] if side else lens.SIDES
+    sides: Sequence[Side] = [side] if side else lens.SIDES
     whole = sum(len(lens.examples_of(dataset, each)) for each in sides) if examples is None else len(examples)
     if examples is None:
         examples = list(islice(lens.everything(dataset, sides), count or lens.MOST_EXAMPLES))

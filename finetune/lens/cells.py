@@ -54,10 +54,10 @@ class Reader:
         """
         if i in self.control:
             return self.control[i].encode()
-        spelt = self.vocabulary.text.id_to_token(i)
+        spelt = self.vocabulary.text.id_to_token(i) or ""
         try:
             return bytes(_BYTES[letter] for letter in spelt)
-        except (KeyError, TypeError):
+        except KeyError:
             why = f"its token {i} is {spelt!r}, which does not stand for bytes as GPT-2 spells them"
             what, fix = "the tokenizer is not one of Qwen3.5 or Qwen3.6", "put the base's own tokenizer.json back"
             raise ArtifactError(what, where="tokenizer.json", why=why, fix=fix) from None

@@ -133,7 +133,9 @@ def _is_same(at: str, file: str) -> bool:
 def _nothing_at(dataset: Dataset, sides: Sequence[Side], place: str, file: str, line: int) -> RecipeError:
     """Says which row is nearest, or which files there are."""
     what, where = "no example comes from this row", f"--place {place}"
-    others = [s for s in everything(dataset, [s for s in SIDES if s not in sides]) if _is_at(s.example.place, file, line)]
+    others = [
+        s for s in everything(dataset, [s for s in SIDES if s not in sides]) if _is_at(s.example.place, file, line)
+    ]
     if others:
         why = f"it is {IN_WORDS[others[0].side]}"
         return RecipeError(what, where=where, why=why, fix=f"--place {place} --side {others[0].side}")

@@ -51,8 +51,10 @@ def stretches(example: Example, reader: Reader, left_out: bool = False) -> list[
         left_out: whether the whole of it was too long.
     """
     ids = [*example.ids, *example.cut]
-    learnt: Sequence[Fate] = ["learnt" if each else "context" for each in example.learnt]
-    fates: list[Fate] = ["cut"] * len(ids) if left_out else [*learnt, *["cut"] * len(example.cut)]  # type: ignore[list-item]
+    fates: list[Fate] = ["learnt" if each else "context" for each in example.learnt]
+    fates += ["cut"] * len(example.cut)
+    if left_out:
+        fates = ["cut"] * len(ids)
     roles, places = _places(ids, reader)
     made, start = [], 0
     for ((turn, part), fate), run in itertools.groupby(zip(places, fates, strict=True)):

@@ -42,6 +42,7 @@ class Marks:
         return {"learnt": self.edges[0], "cut": self.edges[1], "context": ""}[fate]
 
 
+UNICODE = Marks()
 ASCII = Marks(("[[", "]]"), ("[-", "-]"), "\\n", "_", "\\t", "-", ("|", "x"))
 """For a terminal that has no others."""
 

@@ -17,7 +17,7 @@ from finetune.lens.cells import Cell, Reader, printable
 from finetune.lens.choosing import IN_WORDS, Shown
 from finetune.lens.flow import BREAK, Piece, columns, flow
 from finetune.lens.stretches import Fate, Stretch, stretches
-from finetune.lens.styles import EDGES, FRAME, HEADING, Marks, below_style, paint, style_of
+from finetune.lens.styles import EDGES, FRAME, HEADING, UNICODE, Marks, below_style, paint, style_of
 from finetune.lens.telling import learnt_parts
 
 EDGE = 2
@@ -35,7 +35,7 @@ class Look:
     """The ids under their tokens."""
     spaces: bool = False
     """Spaces as dots; always so with ids."""
-    marks: Marks = Marks()
+    marks: Marks = UNICODE
 
 
 def draw(shown: Shown, reader: Reader, max_length: int, look: Look) -> str:

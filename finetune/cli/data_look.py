@@ -166,11 +166,11 @@ def _write_page(
 
     sides: Sequence[Side] = [side] if side else lens.SIDES
     whole = sum(len(lens.examples_of(dataset, each)) for each in sides) if examples is None else len(examples)
-    if examples is None:
-        examples = list(islice(lens.everything(dataset, sides), count or lens.MOST_EXAMPLES))
+    taken = min(whole, count or lens.MOST_EXAMPLES) if examples is None else whole
+    every = lens.everything(dataset, sides) if examples is None else examples
     facts = {"recipe": wishes.name, "base": wishes.base, "max_length": wishes.data.max_length, "of": whole}
-    written = lens.page(examples, lens.Reader(dataset.renderer.vocabulary), facts)
+    written = lens.page(islice(every, taken), lens.Reader(dataset.renderer.vocabulary), facts)
     with atomic.refusal_told(file, "--html look.html"):
         atomic.write_text(file, written)
-    some = "" if len(examples) == whole else f" of {whole:,}; --count {whole} writes all"
-    print(f"wrote {file}, {len(written.encode()) / 1e6:.1f} MB: {len(examples):,} examples{some}")
+    some = "" if taken == whole else f" of {whole:,}; --count {whole} writes all"
+    print(f"wrote {file}, {len(written.encode()) / 1e6:.1f} MB: {taken:,} examples{some}")

@@ -65,7 +65,7 @@ class Tokens(HTMLParser):
 
 
 def opened(chromium: str, file: Path, words: str) -> Tokens:
-    """Opens a page without a network, and reads the document that its script made."""
+    """Opens a page, and reads the document that its script made."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     command = [chromium, *flags, f"--user-data-dir={file.parent / 'profile'}", f"file://{file}#{words}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)

@@ -208,3 +208,14 @@ def test_the_head_tells_what_was_cut_and_the_rules_how_much_is_learnt(cut: Datas
     rules = [re.sub("─+", "", line).split() for line in lines if line.startswith("── ")]
     assert [rule[0] for rule in rules] == ["user", "assistant", "user", "assistant"]
     assert [rule[-2:] for rule in rules][2:] == [["cut", "off"], ["cut", "off"]]
+
+
+def test_what_was_left_out_is_shown_as_cut_to_the_last_token(whole: Dataset, reader: Reader) -> None:
+    shown = Shown(whole.train[0], "left-out", 1)
+    assert {each.fate for each in stretches(shown.example, reader, shown.is_left_out)} == {"cut"}
+    assert (shown.num_learnt, shown.num_cut) == (0, len(shown.example))
+    drawn = draw(shown, reader, 64, Look(color=True, ids=True))
+    assert [(int(i), fate) for fate, text in colored(drawn) for i in re.findall(r"\d+", text)] == [
+        (i, "cut") for i in shown.example.ids
+    ]
+    assert drawn.split("\n")[1] == f"{len(shown.example):,} tokens, more than max_length 64: nobody sees them"

@@ -191,6 +191,7 @@ function stripOf(example) {
 
 function drawExample() {
   const example = state.order[state.at], turns = byId("turns"), title = byId("title");
+  held = null;
   turns.replaceChildren();
   title.replaceChildren();
   byId("token").replaceChildren("Point at a token for its id; click to keep it.");

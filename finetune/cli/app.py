@@ -15,6 +15,7 @@ from finetune.cli import (
     accounting,
     chatting,
     doctoring,
+    drafting,
     exporting,
     launching,
     looking,
@@ -34,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+data_app = typer.Typer(help="Look at data.", no_args_is_help=True, rich_markup_mode=None)
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 app.command("init")(starting.init)
@@ -49,7 +51,9 @@ app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
 app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")
+app.add_typer(data_app, name="data")
 app.add_typer(recipe_app, name="recipe")
+data_app.command("draft")(drafting.draft)
 recipe_app.command("schema")(looking.schema)
 recipe_app.command("show")(looking.show_recipe)
 

@@ -48,7 +48,8 @@ class Chunk:
     @property
     def first(self) -> int:
         """The line or page of its first character that is not blank."""
-        return self.document.place(self.start + len(self.text) - len(self.text.lstrip()))
+        blank = len(self.text) - len(self.text.lstrip())
+        return self.document.place(self.start + min(blank, max(0, len(self.text.rstrip()) - 1)))
 
     @property
     def last(self) -> int:

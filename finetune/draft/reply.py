@@ -26,8 +26,8 @@ class Unparsable(Exception):
     """Says why a reply holds no pairs."""
 
 
-def pairs(said: str) -> list[Pair | dict[str, Any]]:
-    """Finds the pairs of a reply; what is no pair is given as it is.
+def pairs(said: str) -> list[Any]:
+    """Finds the pairs of a reply, each a Pair; what is none is given as it is.
 
     Raises:
         Unparsable: there is no list of pairs in it.
@@ -39,7 +39,7 @@ def pairs(said: str) -> list[Pair | dict[str, Any]]:
     if isinstance(value, dict):
         lists = [inner for inner in value.values() if isinstance(inner, list)]
         value = lists[0] if len(lists) == 1 else [value]
-    return [_pair(item) for item in value if isinstance(item, dict)]
+    return [_pair(item) if isinstance(item, dict) else item for item in value]
 
 
 def without_thoughts(said: str) -> str:

@@ -69,7 +69,7 @@ def sift(chunks: Iterable[Chunk], replies: Mapping[str, Reply], settings: Settin
 
 def _judge(
     sifted: Sifted,
-    pair: Pair | dict[str, Any],
+    pair: Any,
     chunk: Chunk,
     text: Passage,
     source: dict[str, Any],
@@ -93,7 +93,7 @@ def _judge(
         sifted.kept.append(row)
 
 
-def _grounds(pair: Pair | dict[str, Any], chunk: Chunk, text: Passage, settings: Settings) -> tuple[int, int]:
+def _grounds(pair: Any, chunk: Chunk, text: Passage, settings: Settings) -> tuple[int, int]:
     """Gives where in the chunk a pair's quote stands.
 
     Raises:

@@ -162,20 +162,26 @@ def ask(who: Teacher, messages: list[dict[str, str]], as_json: bool) -> Reply:
             raise Busy(f"it answered with an error: {_short(who, error)}")
         case _:
             raise Busy(f"its answer is no chat completion: {_short(who, json.dumps(told))}")
-    usage = told.get("usage")
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else []
-    counted = len(counts) == 2 and all(isinstance(count, int) and 0 <= count < 2**40 for count in counts)
-    read, written = map(float, counts) if counted else (0.0, 0.0)
+    read, written = _usage(told.get("usage"))
     model, finish = told.get("model"), choice.get("finish_reason")
     return Reply(
         said or "",
         model if isinstance(model, str) and model else who.model,
         finish if isinstance(finish, str) else "",
-        read,
-        written,
-        counted,
+        read or 0.0,
+        written or 0.0,
+        read is not None,
         round(time.monotonic() - began, 3),
     )
+
+
+def _usage(told: Any) -> tuple[float, float] | tuple[None, None]:
+    """Reads how many tokens the server counted, in and out; no figures where it tells none that can be."""
+    match told:
+        case {"prompt_tokens": int() as read, "completion_tokens": int() as written}:
+            if 0 <= read < 2**40 and 0 <= written < 2**40:
+                return float(read), float(written)
+    return None, None
 
 
 def _asked(who: Teacher, call: str, request: dict[str, Any] | None, silence_seconds: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Fault = Callable[["Server", str, int], str]
 
 
 def sentences(passage: str) -> list[str]:
-    found = re.findall(r"[^.!?。]{12,}[.!?。]", passage)
+    found = re.findall(r"\w(?:[^.!?。]|[.!?](?=\S)){12,}[.!?。]", passage)
     return [" ".join(sentence.split()) for sentence in found] or [passage.strip()]
 
 

@@ -126,20 +126,20 @@ def _read(path: Path) -> tuple[dict[str, Reply], set[str], int]:
     whole_bytes = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                told = json.loads(line)
-                if "asked" in told:
-                    replies[told.pop("asked")] = Reply(**told)
-                elif "output" in told:
-                    written.add(told["output"])
-                elif "process" not in told:
-                    raise ValueError("no line of a journal")
-            except (ValueError, TypeError) as error:
-                if lines.read(1):
-                    raise _damaged(path, number, whole_bytes) from error
-                break
             if not line.endswith(b"\n"):
                 break
+            try:
+                match json.loads(line):
+                    case {"asked": str() as asked, **told}:
+                        replies[asked] = Reply(**told)
+                    case {"output": str() as sha256}:
+                        written.add(sha256)
+                    case {"process": int()}:
+                        pass
+                    case _:
+                        raise ValueError("no line of a journal")
+            except (ValueError, TypeError) as error:  # no JSON, or not the fields of a reply
+                raise _damaged(path, number, whole_bytes) from error
             whole_bytes += len(line)
     return replies, written, whole_bytes
 

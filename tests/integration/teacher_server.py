@@ -1,4 +1,4 @@
-"""A teacher that speaks OpenAI's chat completions, answers from the passage alone, counts, and misbehaves as it is told.
+"""A teacher that speaks OpenAI's chat completions, answers from the passage alone, counts, and misbehaves as told.
 
 Its pairs are made of the passage's own sentences, so what it says of a passage never changes.
 """
@@ -21,7 +21,8 @@ Fault = Callable[["Server", str, int], str]
 
 
 def sentences(passage: str) -> list[str]:
-    found = re.findall(r"\w(?:[^.!?。]|[.!?](?=\S)){12,}[.!?。]", passage)
+    prose = [part for part in passage.split("\n\n") if not part.startswith(("#", "|", "```"))]
+    found = [found for part in prose for found in re.findall(r"\w(?:[^.!?。]|[.!?](?=\S)){12,}[.!?。]", part)]
     return [" ".join(sentence.split()) for sentence in found] or [passage.strip()]
 
 

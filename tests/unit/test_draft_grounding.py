@@ -1,4 +1,4 @@
-"""What rests on its passage is kept; what is made up, refused, or speaks of an unseen passage is dropped with a reason."""
+"""What rests on its passage is kept; what is made up, refused or points at an unseen passage is dropped and told."""
 
 from __future__ import annotations
 

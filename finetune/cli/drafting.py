@@ -68,7 +68,8 @@ def draft(
         try:
             told = room.draft(wishes, forecast, who, lambda: bool(stop.signal), line.show)
         except OutsideError:
-            line.say(f"what was answered so far lies in {out}")
+            if out.exists():
+                line.say(f"what was answered so far lies in {out}")
             raise
         finally:
             line.clear()
@@ -157,9 +158,7 @@ def table(told: dict[str, Any]) -> list[str]:
         + (f", estimated for {now['estimated_replies']:,} replies" if now["estimated_replies"] else ""),
     ]
     if now["cost"] is not None:
-        lines.append(
-            f"cost     {now['cost']:,.4f}, of all that is in the journal for these chunks {told['all']['cost']:,.4f}"
-        )
+        lines.append(f"cost     {now['cost']:,.4f} now, {told['all']['cost']:,.4f} with what was answered before")
     return [*lines, f"seconds  {told['seconds']:,.1f}", *([f"dropped  {told['rejected']}"] if dropped else [])]
 
 

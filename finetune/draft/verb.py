@@ -118,12 +118,14 @@ def draft(
         try:
             refused = ask_all(who, todo, wishes.settings, journal, wishes.parallel, asked_to_stop, tell)
         finally:
+            answered = any(name in journal.replies for name in forecast.chunks)
             sifted = sift(forecast.chunks.values(), journal.replies, wishes.settings)
             for name, why in refused.items():
                 chunk = forecast.chunks[name]
                 source = {"file": chunk.document.file, chunk.document.unit: [chunk.first, chunk.last], "chunk": name}
                 sifted.rejected.append({"reason": "the server refused the chunk", "detail": why, "source": source})
-            _write(wishes.out, sifted, journal)
+            if answered:
+                _write(wishes.out, sifted, journal)
         of_all = [journal.replies[name] for name in forecast.chunks if name in journal.replies]
     return {
         "out": str(wishes.out),

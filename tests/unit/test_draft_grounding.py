@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.draft.chunks import chunks_of
 from finetune.draft.documents import markdown
-from finetune.draft.grounding import find_quote, made_up_numbers, passage, shared_words
+from finetune.draft.grounding import FEWEST_SHARED, find_quote, made_up_numbers, passage, shared_words
 from finetune.draft.journal import Reply
 from finetune.draft.phrases import pointing, refusal
 from finetune.draft.prompt import identity
@@ -198,6 +199,18 @@ def test_pairs_are_found_in_every_wrapping(said: str) -> None:
 def test_a_reply_without_pairs_is_told(said: str, why: str) -> None:
     with pytest.raises(Unparsable, match=why):
         pairs(said)
+
+
+def test_the_bound_parts_own_answers_from_those_to_other_abstracts(test_data: Path) -> None:
+    file = test_data / "medical_pubmedqa" / "ori_pqal.json"
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    told = list(json.loads(file.read_text()).values())
+    known = [passage("\n".join(one["CONTEXTS"])) for one in told]
+    answers = [one["LONG_ANSWER"] for one in told]
+    own = sum(shared_words(a, k) >= FEWEST_SHARED for a, k in zip(answers, known, strict=True))
+    other = sum(shared_words(a, k) >= FEWEST_SHARED for a, k in zip(answers[1:] + answers[:1], known, strict=True))
+    assert (own, other) == (872, 6)
 
 
 def sifted(*told: Any, kind: Kind = Kind.qa, language: str = "", said: str | None = None) -> Sifted:

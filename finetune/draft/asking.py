@@ -42,6 +42,10 @@ class _Manners:
     """Whether it is asked for JSON by name; not every server takes that."""
     not_before: float = 0.0
     """Until when the server asked to be left alone, by the monotonic clock."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why it refused a chunk, by the identity of what was asked."""
+    trouble: OutsideError | None = None
+    """What ends it all, the first that came."""
 
 
 class _Halted(Exception):
@@ -59,6 +63,8 @@ def ask_all(
 ) -> dict[str, str]:
     """Asks about all chunks, or until somebody asks to stop; replies on their way are waited for, they are paid for.
 
+    Gives why the server refused a chunk, by its identity, where it did.
+
     Args:
         who: the teacher.
         todo: chunks by the identity of what is asked about them.
@@ -68,16 +74,12 @@ def ask_all(
         asked_to_stop: is asked often.
         tell: is told each reply, and None now and then.
 
-    Returns:
-        Why the server refused a chunk, by its identity, where it did.
-
     Raises:
         DoesNotFit: the disk of the journal is full.
         OutsideError: the server does not answer any more, or refused the first chunk already.
     """
-    manners, refused, left = _Manners(), dict[str, str](), iter(todo.items())
+    manners, left = _Manners(), iter(todo.items())
     running: dict[Future[Reply], str] = {}
-    trouble: OutsideError | None = None
     with ThreadPoolExecutor(parallel, thread_name_prefix="teacher") as pool:
         try:
             while True:
@@ -87,24 +89,30 @@ def ask_all(
                     break
                 for future in wait(running, LOOK_SECONDS, FIRST_COMPLETED).done:
                     name = running.pop(future)
-                    try:
-                        note_reply(journal, name, reply := future.result())
-                        tell(reply)
-                    except Refused as error:
-                        refused[name] = error.why
-                        trouble = trouble or _refused_first(who, error, journal, todo)
-                    except OutsideError as error:
-                        trouble = trouble or error
-                    except _Halted:
-                        pass
-                if trouble or asked_to_stop():
+                    found = _taken(future)
+                    if isinstance(found, Reply):
+                        note_reply(journal, name, found)
+                        tell(found)
+                    elif found:
+                        _heed(found, name, who, manners, any(asked in journal.replies for asked in todo))
+                if manners.trouble or asked_to_stop():
                     manners.halt.set()
                 tell(None)
         finally:
             manners.halt.set()
-    if trouble:
-        raise trouble
-    return refused
+    if manners.trouble:
+        raise manners.trouble
+    return manners.refused
+
+
+def _taken(future: Future[Reply]) -> Reply | Refused | OutsideError | None:
+    """Gives the reply or why there is none; None if nobody asked. Any other error is raised, it is a bug."""
+    try:
+        return future.result()
+    except (Refused, OutsideError) as error:
+        return error
+    except _Halted:
+        return None
 
 
 def _answer(who: Teacher, chunk: Chunk, settings: Settings, manners: _Manners) -> Reply:
@@ -160,11 +168,15 @@ def _pause(who: Teacher, busy: Busy, tried: int, manners: _Manners) -> None:
     manners.not_before = max(manners.not_before, time.monotonic() + busy.wait_seconds)
 
 
-def _refused_first(who: Teacher, error: Refused, journal: Journal, todo: Mapping[str, Chunk]) -> OutsideError | None:
-    """A server that answered others may dislike one chunk; one that answered none dislikes how we ask."""
-    if any(name in journal.replies for name in todo):
-        return None
-    where = f"{who.url}/chat/completions  --model {who.model}"
-    return OutsideError(
-        "the server refuses what it is asked", where=where, why=error.why, fix="mend --model or --teacher"
-    )
+def _heed(trouble: Refused | OutsideError, name: str, who: Teacher, manners: _Manners, answered: bool) -> None:
+    """Notes what went wrong with a chunk.
+
+    A server that answered others may dislike one chunk; one that answered none dislikes how we ask.
+    """
+    if isinstance(trouble, Refused):
+        manners.refused[name] = trouble.why
+        if answered:
+            return
+        where, fix = f"{who.url}/chat/completions  --model {who.model}", "mend --model or --teacher"
+        trouble = OutsideError("the server refuses what it is asked", where=where, why=trouble.why, fix=fix)
+    manners.trouble = manners.trouble or trouble

@@ -43,7 +43,9 @@ def pdf(file: Path, raw: bytes) -> Document:
     empty = [number for number, text in enumerate(pages, 1) if not text.strip()]
     ocr = f"ocrmypdf --skip-text {name} {shlex.quote(str(file.with_suffix('.ocr.pdf')))}"
     if len(empty) == len(pages):
-        raise Unreadable("the PDF holds no text", f"its pages ({len(pages)}) are pictures or empty; was it scanned?", ocr)
+        raise Unreadable(
+            "the PDF holds no text", f"its pages ({len(pages)}) are pictures or empty; was it scanned?", ocr
+        )
     remark = f"{len(empty)} of {len(pages)} pages hold no text ({_listed(empty)}); if scanned: {ocr}" if empty else ""
     return _joined(str(file), pages, remark)
 

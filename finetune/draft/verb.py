@@ -118,13 +118,9 @@ def draft(
         try:
             refused = ask_all(who, todo, wishes.settings, journal, wishes.parallel, asked_to_stop, tell)
         finally:
-            answered = any(name in journal.replies for name in forecast.chunks)
             sifted = sift(forecast.chunks.values(), journal.replies, wishes.settings)
-            for name, why in refused.items():
-                chunk = forecast.chunks[name]
-                source = {"file": chunk.document.file, chunk.document.unit: [chunk.first, chunk.last], "chunk": name}
-                sifted.rejected.append({"reason": "the server refused the chunk", "detail": why, "source": source})
-            if answered:
+            sifted.rejected += [_refused(forecast.chunks[name], name, why) for name, why in refused.items()]
+            if any(name in journal.replies for name in forecast.chunks):
                 _write(wishes.out, sifted, journal)
         of_all = [journal.replies[name] for name in forecast.chunks if name in journal.replies]
     return {
@@ -187,6 +183,11 @@ def _write(out: Path, sifted: Sifted, journal: Journal) -> None:
         text = "".join(_line(row) for row in rows)
         journals.note_output(journal, hashlib.sha256(text.encode()).hexdigest())
         atomic.write_text(file, text)
+
+
+def _refused(chunk: Chunk, name: str, why: str) -> dict[str, Any]:
+    source = {"file": chunk.document.file, chunk.document.unit: [chunk.first, chunk.last], "chunk": name}
+    return {"reason": "the server refused the chunk", "detail": why, "source": source}
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -200,12 +200,14 @@ def test_ctrl_c_waits_for_what_is_on_its_way_and_writes_it(
 def test_a_second_process_is_refused_with_the_name_of_the_first(
     server: Server, url: str, guide: Path, tmp_path: Path
 ) -> None:
-    server.seconds = 1
+    answer, wait = server.reply, threading.Event()
+    server.reply = lambda passage: answer(passage) if wait.wait(60) else None
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
     first = subprocess.Popen(words(url, "--limit", "1", "--quiet"), cwd=tmp_path, env=environment)
     while not server.asked:
         time.sleep(0.01)
     done = finetune(url, tmp_path, code=73)
+    wait.set()
     assert f"process {first.pid} on" in done.stderr
     assert first.wait(30) == 0
 

@@ -61,7 +61,7 @@ def ask_all(
     asked_to_stop: Callable[[], bool],
     tell: Callable[[Reply | None], None],
 ) -> dict[str, str]:
-    """Asks about all chunks, or until somebody asks to stop; replies on their way are waited for, they are paid for.
+    """Asks about all chunks, or until somebody asks to stop; replies on their way are paid for and waited for.
 
     Gives why the server refused a chunk, by its identity, where it did.
 
@@ -71,8 +71,8 @@ def ask_all(
         settings: what is asked.
         journal: takes each reply.
         parallel: chunks that are asked about at once.
-        asked_to_stop: is asked often.
-        tell: is told each reply, and None now and then.
+        asked_to_stop: is asked now and then, as `tell` is told None.
+        tell: is told each reply.
 
     Raises:
         DoesNotFit: the disk of the journal is full.
@@ -89,8 +89,7 @@ def ask_all(
                     break
                 for future in wait(running, LOOK_SECONDS, FIRST_COMPLETED).done:
                     name = running.pop(future)
-                    found = _taken(future)
-                    if isinstance(found, Reply):
+                    if isinstance(found := _taken(future), Reply):
                         note_reply(journal, name, found)
                         tell(found)
                     elif found:

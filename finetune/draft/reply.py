@@ -37,7 +37,8 @@ def pairs(said: str) -> list[Any]:
         raise Unparsable("it is empty" if not said.strip() else "it is all thought")
     value = _first_value(bare)
     if isinstance(value, dict):
-        lists = [inner for inner in value.values() if isinstance(inner, list)]
+        lists = [inner for name, inner in value.items() if isinstance(inner, list) and name == "pairs"]
+        lists = lists or [inner for inner in value.values() if isinstance(inner, list)]
         value = lists[0] if len(lists) == 1 else [value]
     return [_pair(item) if isinstance(item, dict) else item for item in value]
 

@@ -19,7 +19,6 @@ from finetune.draft.grounding import (
 )
 from finetune.draft.journal import Reply
 from finetune.draft.phrases import pointing, refusal
-from finetune.draft.prompt import identity
 from finetune.draft.reply import Pair, Unparsable, pairs
 from finetune.draft.settings import Kind, Settings
 from finetune.errors import Problem
@@ -44,16 +43,20 @@ class _Dropped(Exception):
         self.reason, self.detail = reason, detail
 
 
-def sift(chunks: Iterable[Chunk], replies: Mapping[str, Reply], settings: Settings) -> Sifted:
-    """Judges all replies to the chunks, in the order of the documents."""
+def sift(chunks: Mapping[str, Chunk], replies: Mapping[str, Reply], settings: Settings) -> Sifted:
+    """Judges all replies to the chunks, in the order of the documents.
+
+    Args:
+        chunks: by the identity of what was asked about them, as replies are.
+        replies: not every chunk has one.
+        settings: what was asked.
+    """
     sifted, seen = Sifted(), set[str]()
-    asked: set[str] = set()
-    for chunk in chunks:
-        name = identity(chunk, settings)
-        if name not in replies or name in asked:  # the same passage in another file was asked about once
+    for name, chunk in chunks.items():
+        if name not in replies:
             continue
-        asked.add(name)
-        reply, source = replies[name], {"file": chunk.document.file, "chunk": name, "model": replies[name].model}
+        reply = replies[name]
+        source = {"file": chunk.document.file, "chunk": name, "model": reply.model}
         try:
             found = pairs(reply.said)
         except Unparsable as wrong:

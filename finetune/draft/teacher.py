@@ -98,14 +98,16 @@ def teacher(url: str, model: str, key: str = "", key_name: str = "OPENAI_API_KEY
     Raises:
         RecipeError: the words name no server, or the key cannot be sent.
     """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        fix = f"--teacher http://{url.strip().partition('://')[2] or url.strip() or 'localhost:11434'}"
-        raise RecipeError("--teacher is the URL of a server", where=f"--teacher {url!a:.80}", fix=fix)
+    shown = re.sub(r"[^/@\s]*@", "", url.strip())  # what stands before an @ may be a password
+    where = f"--teacher {shown!a:.80}"
     try:
+        parts = urlsplit(url.strip())
         port = f":{parts.port}" if parts.port is not None else ""
     except ValueError as error:
-        raise RecipeError("--teacher has no such port", where=f"--teacher {url!a:.80}", why=str(error)) from error
+        raise RecipeError("--teacher is no URL", where=where, why=str(error)) from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        fix = f"--teacher http://{shown.partition('://')[2] or shown or 'localhost:11434'}"
+        raise RecipeError("--teacher is the URL of a server", where=where, fix=fix)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     path = re.sub(r"/(chat/completions|completions|models)/?$", "", parts.path).rstrip("/") or "/v1"
     plain = urlunsplit((parts.scheme, f"{host}{port}", path, "", ""))

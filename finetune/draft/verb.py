@@ -66,8 +66,11 @@ def foresee(wishes: Wishes) -> Forecast:
     """
     library = read_documents(wishes.documents)
     cut = [chunk for document in library.documents for chunk in chunks_of(document, wishes.settings.chunk_tokens)]
-    named = {identity(chunk, wishes.settings): chunk for chunk in reversed(cut) if chunk.is_asked}
-    chunks = dict(list(reversed(named.items()))[: wishes.limit])
+    named: dict[str, Chunk] = {}
+    for chunk in cut:
+        if chunk.is_asked:
+            named.setdefault(identity(chunk, wishes.settings), chunk)
+    chunks = dict(list(named.items())[: wishes.limit])
     if not chunks:
         where, fix = " ".join(map(str, wishes.documents)), "name documents that say more"
         raise DataError("there is nothing to ask about", where=where, why=f"{len(cut)} chunks, all too short", fix=fix)
@@ -118,7 +121,7 @@ def draft(
         try:
             refused = ask_all(who, todo, wishes.settings, journal, wishes.parallel, asked_to_stop, tell)
         finally:
-            sifted = sift(forecast.chunks.values(), journal.replies, wishes.settings)
+            sifted = sift(forecast.chunks, journal.replies, wishes.settings)
             sifted.rejected += [_refused(forecast.chunks[name], name, why) for name, why in refused.items()]
             if any(name in journal.replies for name in forecast.chunks):
                 _write(wishes.out, sifted, journal)

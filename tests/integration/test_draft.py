@@ -113,6 +113,7 @@ def test_the_same_command_again_asks_nothing_and_an_edited_document_its_changed_
     assert report(url, tmp_path, "--per-chunk", "2")["asked"] == CHUNKS
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_it_goes_on_and_ends_as_if_it_had_not_been(
     server: Server, url: str, guide: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def noted(journal: Path) -> list[str]:
     return [line["asked"] for line in map(json.loads, lines) if "asked" in line]
 
 
+@pytest.mark.slow
 def test_a_torn_last_line_is_dropped_and_its_chunk_asked_again(
     server: Server, url: str, guide: Path, tmp_path: Path
 ) -> None:
@@ -403,8 +405,10 @@ def test_html_and_pdf_are_drafted_from_with_their_lines_and_pages(server: Server
         (("--teacher", "localhost:11434"), 2, "fix   --teacher http://localhost:11434"),
         (("--teacher", "ftp://host"), 2, "error: --teacher is the URL of a server"),
         (("--teacher", "http://user:pw@host/v1"), 2, "error: --teacher holds more than a URL should"),
+        (("--teacher", "user:pw@host"), 2, "fix   --teacher http://host"),
+        (("--teacher", "http://[::1"), 2, "error: --teacher is no URL"),
         (("--teacher", "http://127.0.0.1:1"), 5, "error: nobody answers there"),
-        (("--teacher", "http://host:99999"), 2, "error: --teacher has no such port"),
+        (("--teacher", "http://host:99999"), 2, "error: --teacher is no URL"),
         (("--out", "nowhere/a.jsonl"), 2, "fix   mkdir -p nowhere"),
         (("--out", "."), 2, "error: --out is a folder"),
         (("--key-env", "NO_SUCH_KEY"), 2, "error: NO_SUCH_KEY is not set"),

@@ -217,7 +217,8 @@ def sifted(*told: Any, kind: Kind = Kind.qa, language: str = "", said: str | Non
     settings = Settings("m", kind, language=language)
     (chunk,) = chunks_of(markdown("guide.md", TEXT), 800)
     reply = Reply(said or json.dumps({"pairs": told}), "m", "stop", 1, 1, True, 0.1)
-    return sift([chunk], {identity(chunk, settings): reply}, settings)
+    name = identity(chunk, settings)
+    return sift({name: chunk}, {name: reply}, settings)
 
 
 def test_a_kept_row_tells_file_heading_lines_and_quote() -> None:

@@ -102,7 +102,7 @@ def draft(
 
     Raises:
         ArtifactError: the journal is damaged, or the place takes no files.
-        DataError: no pair was kept, or the output was changed by others.
+        DataError: the output was changed by others, or was never ours.
         DoesNotFit: the disk is full.
         OutsideError: the server will not answer.
         RunLocked: another process drafts into this file.

@@ -16,6 +16,7 @@ from finetune.cli import (
     chatting,
     data_look,
     doctoring,
+    drafting,
     exporting,
     launching,
     looking,
@@ -35,8 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
 data_app = typer.Typer(help="Look at data.", no_args_is_help=True, rich_markup_mode=None)
+recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 app.command("init")(starting.init)
 app.command("demo-base")(starting.demo_base)
@@ -51,11 +52,12 @@ app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
 app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")
-app.add_typer(recipe_app, name="recipe")
 app.add_typer(data_app, name="data")
+app.add_typer(recipe_app, name="recipe")
+data_app.command("look")(data_look.look)
+data_app.command("draft")(drafting.draft)
 recipe_app.command("schema")(looking.schema)
 recipe_app.command("show")(looking.show_recipe)
-data_app.command("look")(data_look.look)
 
 
 def _version(asked: bool) -> None:

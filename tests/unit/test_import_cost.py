@@ -52,6 +52,7 @@ def environment(folder: Path) -> dict[str, str]:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "misspelt.yaml").write_text("base: a/b\ndata: {train: rows.jsonl}\nlora: {rnak: 8}\n")
     (tmp_path / "good.yaml").write_text("base: Qwen/Qwen3.6-27B\ndata: {train: rows.jsonl, eval: 0}\n")
+    (tmp_path / "guide.md").write_text("A guide that is long enough for somebody to ask a question about it.\n")
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Hi", "completion": "Hello"}\n')
     return tmp_path
 
@@ -86,6 +87,7 @@ def test_a_plan_for_eight_machines_looks_at_every_way_within_six_tenths_of_a_sec
         (("recipe", "schema"), 0),
         (("recipe", "show", "good.yaml"), 0),
         (("runs",), 0),
+        (("data", "draft", ".", "--teacher", "http://localhost", "--model", "m", "--dry-run"), 0),
     ],
 )
 def test_no_heavy_package_is_imported(words: tuple[str, ...], code: int, folder: Path) -> None:

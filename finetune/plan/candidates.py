@@ -116,7 +116,7 @@ def _states(candidate: Candidate) -> int:
 
 
 def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices, processes: int = 1) -> Work:
-    """Says how many tokens a process computes in a step; micro-batches are padded to their longest example, or packed."""
+    """Says how many tokens a process computes in a step; each micro-batch is padded to its longest, or packed."""
     learnt = counts.learnt_tokens / counts.tokens if counts.tokens and counts.learnt_tokens else 1.0
     mean, padded = _mean_length(counts, length), padded_length(counts, length, choices.micro_batch)
     batch = examples_in_a_step(recipe, counts)

@@ -69,8 +69,8 @@ def check_apart(trainer: ProvingTrainer, say: Callable[[str], None]) -> list[Cla
             raise TrainingStopped(
                 "packed examples run into one another",
                 where=trainer.recipe.where("data.packing"),
-                why=f"{what} of {len(rows)} of them packed and alone differ by {far:.2g} of their norm; rounding explains "
-                f"{bound:.2g}",
+                why=f"{what} of {len(rows)} of them packed and alone differ by {far:.2g} of their norm; "
+                f"rounding explains {bound:.2g}",
                 fix=f"begin again with {override('data.packing=false')}",
             )
         told = f"packing: distance of the {what} of {len(rows)} examples, packed and alone, as a share of the norm"
@@ -101,10 +101,8 @@ def _both(
     for inputs in lay(trainer, rows):
         ends = inputs.pop("ends")
         inputs = {key: tensor.to(device) for key, tensor in inputs.items()}
-        with (
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.plan.dtype == "bfloat16"),
-            torch.no_grad(),
-        ):
+        rounded = torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.plan.dtype == "bfloat16")
+        with rounded, torch.no_grad():
             states = causal.model(input_ids=inputs["input_ids"], use_cache=False, **borders_in(inputs))[0]
             fronts += [causal.lm_head(states[row, first : min(first + BORDER, last)]) for row, first, last in ends]
         trainer.losses(model, inputs)[0].nll.sum().backward()

@@ -41,10 +41,8 @@ class StepBatches(BatchSampler):
         rows = list(self.sampler)
         for first in range(0, len(rows), self.step):
             step = longest_first(rows[first : first + self.step], self.lengths)
-            if self.processes > 1:
-                step += [len(self.lengths)] * (
-                    -len(step) % (self.batch_size * self.processes)
-                )  # filler is the last row
+            if self.processes > 1:  # the row after the examples is filler
+                step += [len(self.lengths)] * (-len(step) % (self.batch_size * self.processes))
             for start in range(0, len(step), self.batch_size):
                 yield step[start : start + self.batch_size]
 

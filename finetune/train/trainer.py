@@ -99,7 +99,7 @@ class ProvingTrainer(SFTTrainer):
         Which examples a step has, in which order, is the same however they are laid out.
         """
         batches = StepBatches(
-            RandomSampler(range(len(self.lengths))),  # type: ignore[arg-type]
+            RandomSampler(range(len(self.lengths))),
             self.lengths,
             micro_batch=self.args.per_device_train_batch_size,
             accumulation=self.args.gradient_accumulation_steps,

@@ -58,10 +58,6 @@ def assemble(
 
         make = partial(DistributedTrainer, processes, plan.zero)
         rows.append(FILLER)
-    pack = recipe.data.max_length if recipe.data.packing else 0
-    if pack:
-        for part, keeper in keep_apart(plan.device).items():
-            say(f"packing: in {part} of the Gated DeltaNet layers, examples are kept apart by {keeper}")
     trainer = make(
         run,
         recipe,
@@ -69,7 +65,9 @@ def assemble(
         dataset.train,
         model=model,
         args=_arguments(run, recipe, plan),
-        data_collator=partial(collate, examples=dataset.train, pad=tokenizer.pad_token_id, pack=pack),
+        data_collator=partial(
+            collate, examples=dataset.train, pad=tokenizer.pad_token_id, pack=_pack(recipe, plan, say)
+        ),
         train_dataset=datasets.Dataset.from_dict({"index": rows}),  # the collator reads the examples, when it is time
         processing_class=tokenizer,
         callbacks=[watcher],
@@ -78,6 +76,15 @@ def assemble(
     watcher.trainer = trainer
     say(_told(trainer.model, plan))
     return trainer, watcher
+
+
+def _pack(recipe: Recipe, plan: Plan, say: Callable[[str], None]) -> int:
+    """Gives the tokens of a pack, once its examples are kept apart; 0 where nothing is packed."""
+    if not recipe.data.packing:
+        return 0
+    for part, keeper in keep_apart(plan.device).items():
+        say(f"packing: in {part} of the Gated DeltaNet layers, examples are kept apart by {keeper}")
+    return recipe.data.max_length
 
 
 def _warn(plan: Plan, say: Callable[[str], None]) -> None:

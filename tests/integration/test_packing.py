@@ -28,7 +28,7 @@ from finetune.model.apart import CONVOLUTION, RULE
 from finetune.run import Run
 from finetune.train.batches import FILLER, StepBatches, borders_in, collate, micro_batches
 
-WISHES = ("method=lora", "lora.dropout=0.0", "train.max_steps=2", "train.schedule=constant", "train.warmup=0.0")
+WISHES = ("method=lora", "data.eval=0.0", "lora.dropout=0.0", "train.max_steps=2", "train.schedule=constant", "train.warmup=0.0")
 PACKED = ("data.packing=true", "data.max_length=256", "memory.micro_batch=null")
 ALONE = ("data.max_length=256", "memory.micro_batch=2")
 MODULES = {
@@ -133,11 +133,11 @@ def test_transformers_still_refuses_borders_without_the_packages(
 
 
 def test_a_packed_run_that_was_stopped_ends_as_if_it_had_not_been(pico_base: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, pico_base, num_rows=12, long_row=False)
-    wishes = ("method=lora", "train.epochs=2.0", *PACKED)
+    recipe = write_recipe(tmp_path, pico_base, num_rows=8, long_row=False)
+    wishes = ("method=lora", "data.eval=0.0", "train.batch_size=4", "train.epochs=2.0", *PACKED)
     in_process.train(*in_process.begin(recipe, tmp_path / "whole", *wishes))
     with pytest.raises(Interrupted):
-        in_process.train(*in_process.begin(recipe, tmp_path / "stopped", *wishes), stop_after=2)
+        in_process.train(*in_process.begin(recipe, tmp_path / "stopped", *wishes), stop_after=1)
     stopped = Run(tmp_path / "stopped" / "small-0001")
     in_process.train(stopped)
     assert differences(stopped.path, tmp_path / "whole" / "small-0001") == []

@@ -28,7 +28,14 @@ from finetune.model.apart import CONVOLUTION, RULE
 from finetune.run import Run
 from finetune.train.batches import FILLER, StepBatches, borders_in, collate, micro_batches
 
-WISHES = ("method=lora", "data.eval=0.0", "lora.dropout=0.0", "train.max_steps=2", "train.schedule=constant", "train.warmup=0.0")
+WISHES = (
+    "method=lora",
+    "data.eval=0.0",
+    "lora.dropout=0.0",
+    "train.max_steps=2",
+    "train.schedule=constant",
+    "train.warmup=0.0",
+)
 PACKED = ("data.packing=true", "data.max_length=256", "memory.micro_batch=null")
 ALONE = ("data.max_length=256", "memory.micro_batch=2")
 MODULES = {

@@ -9,6 +9,7 @@ from finetune.model.adapter import (
     restore_adapter,
     save_adapter,
 )
+from finetune.model.apart import keep_apart
 from finetune.model.embeddings import HostEmbedding, embed_on_host
 from finetune.model.head import QuantisedHead
 from finetune.model.loading import bytes_by_dtype, frozen_sha256, kernels, load_base
@@ -38,6 +39,7 @@ __all__ = [
     "family_of",
     "first_not_finite",
     "frozen_sha256",
+    "keep_apart",
     "kernels",
     "load_adapter",
     "load_base",

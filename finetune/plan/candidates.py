@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -115,11 +116,13 @@ def _states(candidate: Candidate) -> int:
 
 
 def work_of(recipe: Recipe, counts: Counts, length: int, choices: Choices, processes: int = 1) -> Work:
-    """Says how many tokens a process computes in a step; micro-batches are padded to their longest example."""
+    """Says how many tokens a process computes in a step; each micro-batch is padded to its longest, or packed."""
     learnt = counts.learnt_tokens / counts.tokens if counts.tokens and counts.learnt_tokens else 1.0
     mean, padded = _mean_length(counts, length), padded_length(counts, length, choices.micro_batch)
     batch = examples_in_a_step(recipe, counts)
     batch = -(-batch // processes)
+    if recipe.data.packing:
+        return Work(batch * mean, batch * mean * learnt, math.ceil(batch * mean / length))
     return Work(batch * padded, batch * mean * learnt, -(-batch // choices.micro_batch))
 
 
@@ -170,5 +173,7 @@ def micro_batches(recipe: Recipe, length: int, device: str, processes: int = 1) 
     """Lists the micro-batches worth looking at: divisors of a process's share, of no more tokens than help."""
     if recipe.memory.micro_batch:
         return [recipe.memory.micro_batch]
+    if recipe.data.packing:
+        return [1]  # pack
     batch, most = recipe.train.batch_size // processes, max(1, MICRO_BATCH_TOKENS[device] // length)
     return [n for n in range(1, batch + 1) if batch % n == 0 and n <= most]

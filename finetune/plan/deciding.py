@@ -75,12 +75,18 @@ def job_of(recipe: Recipe, shape: ModelShape, hardware: Hardware, counts: Counts
         kernels=hardware.rule_kernel and hardware.device == "cuda",
         convolution=hardware.kernels,
         cuda=hardware.device == "cuda",
-        length=min(counts.longest or recipe.data.max_length, recipe.data.max_length),
+        length=_length(recipe, counts),
         processes=hardware.processes,
         zero=recipe.parallel.zero or 0,
         expert=recipe.parallel.expert or 1,
         scored_length=min(counts.longest_held_out or 0, recipe.data.max_length),
     )
+
+
+def _length(recipe: Recipe, counts: Counts) -> int:
+    """Gives the tokens of the longest row of a micro-batch: of an example, or of a pack."""
+    longest = min(counts.longest or recipe.data.max_length, recipe.data.max_length)
+    return min(recipe.data.max_length, recipe.train.batch_size * longest) if recipe.data.packing else longest
 
 
 def expert_rank(recipe: Recipe, shape: ModelShape) -> int:

@@ -18,9 +18,9 @@ class Choices(Levers):
     """What the plan decided: a position for every lever, and how a step is cut into micro-batches."""
 
     micro_batch: int = 1
-    """Examples of one forward pass on one GPU."""
+    """Examples of one forward pass on one GPU, or 1 pack of them."""
     accumulation: int = 1
-    """Micro-batches of one optimizer step."""
+    """Micro-batches of one optimizer step; of packs, the most that there can be."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Plan:
     merge_bytes: int
     """Of the host's memory, that merging the adapter will take; 0 where there is none."""
     length: int
-    """Tokens of the longest example that the bytes are counted for."""
+    """Tokens of the longest example, or pack, that the bytes are counted for."""
     step_seconds: float
     """Of one optimizer step, by a roofline, what is on the wire included."""
     run_seconds: float

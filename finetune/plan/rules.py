@@ -81,14 +81,19 @@ def _targets(case: Case) -> Iterator[Refusal]:
 
 
 def _packing(case: Case) -> Iterator[Refusal]:
-    if not case.recipe.data.packing:
+    recipe, processes, out = case.recipe, case.hardware.processes, {"data.packing": False}
+    if not recipe.data.packing:
         return
-    if not (case.cuda and case.hardware.kernels):
-        what = "packing needs kernels that keep samples apart, and they are not here"
-        why = "without fla and causal_conv1d one packed sample runs on into the state of the next"
-    else:
-        what, why = "packing is not built yet", "batches are padded on the right, which costs time and mixes nothing"
-    yield Refusal("data.packing", what, why, {"data.packing": False})
+    if case.cuda and not case.hardware.rule_kernel:
+        why = "without fla each example of a pack would go through transformers' torch reference alone, which is slow"
+        yield Refusal("data.packing", "packing needs fla on a GPU, and it is not here", why, out)
+    if processes > 1:
+        why = "a step would be another number of packs for each of them, and all have to take as many"
+        yield Refusal("data.packing", "packing on several GPUs is not built yet", why, out)
+    if recipe.memory.micro_batch:
+        why = "a packed micro-batch holds as many examples as data.max_length has room for"
+        what = "packing and memory.micro_batch both say how many examples lie together"
+        yield Refusal("memory.micro_batch", what, why, {"memory.micro_batch": None})
 
 
 def _dora(case: Case) -> Iterator[Refusal]:
@@ -178,7 +183,7 @@ def _optimizer(case: Case) -> Iterator[Refusal]:
 def _micro_batch(case: Case) -> Iterator[Refusal]:
     processes = case.hardware.processes
     micro, batch = case.recipe.memory.micro_batch, _shared_out(case.recipe.train.batch_size, processes) // processes
-    if micro and batch % micro:
+    if micro and batch % micro and not case.recipe.data.packing:
         below = max(n for n in range(1, micro + 1) if batch % n == 0)
         several = f"each process's {batch} of " if processes > 1 else ""
         why = f"{several}a step of train.batch_size {case.recipe.train.batch_size} is made of whole micro-batches"

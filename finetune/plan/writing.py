@@ -18,7 +18,7 @@ from finetune.plan.deciding import expert_rank, job_of, room_of, targets
 from finetune.plan.disk import disk_bytes
 from finetune.plan.explaining import reason, verdict
 from finetune.plan.merging import merge_bytes
-from finetune.plan.record import Alternative, Plan
+from finetune.plan.record import Alternative, Choices, Plan
 from finetune.plan.sharing import best_by_way, why_shared
 from finetune.recipe import Recipe, is_folder
 from finetune.shape import FAMILY_MODULES, ModelShape
@@ -78,7 +78,7 @@ def write(
         tokens=counts.tokens,
         learnt_tokens=counts.learnt_tokens,
         why=reason(chosen, room, recipe.memory.head),
-        notes=tuple(_notes(recipe, shape, hardware)),
+        notes=(*_notes(recipe, shape, hardware), *_packed(recipe, job, counts, choices)),
     )
 
 
@@ -153,6 +153,13 @@ def _steps(recipe: Recipe, counts: Counts) -> tuple[int, int]:
     """Counts optimizer steps: of one epoch, and in all."""
     per_epoch = math.ceil(counts.examples / recipe.train.batch_size)
     return per_epoch, recipe.train.max_steps or math.ceil(recipe.train.epochs * per_epoch)
+
+
+def _packed(recipe: Recipe, job: Job, counts: Counts, choices: Choices) -> list[str]:
+    if not recipe.data.packing:
+        return []
+    least = work_of(recipe, counts, job.length, choices).micro_steps
+    return [f"packing: a step's examples lie end to end, in {least} packs or more of up to {job.length:,} tokens"]
 
 
 def _notes(recipe: Recipe, shape: ModelShape, hardware: Hardware) -> list[str]:

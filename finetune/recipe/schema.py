@@ -134,7 +134,7 @@ class Data(Section):
     preserve_thinking: Flag = False
     """Keep the reasoning of earlier turns in the prompt, in training and ever after."""
     packing: Flag = False
-    """Lay several examples end to end. Not built yet: refused, with the reason."""
+    """Lay the examples of a step end to end, up to `max_length` tokens, instead of padding them; one GPU, or a CPU."""
 
 
 class Lora(Section):

@@ -13,13 +13,14 @@ from transformers import AutoTokenizer, PrinterCallback
 from trl import SFTConfig
 
 from finetune.data import Dataset
-from finetune.model import add_adapter, bytes_by_dtype, family_of, kernels, load_base, recompute, refused
+from finetune.model import add_adapter, bytes_by_dtype, family_of, keep_apart, kernels, load_base, recompute, refused
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run
 from finetune.stopping import Stop
+from finetune.train.batches import FILLER, collate
 from finetune.train.processes import Processes
-from finetune.train.trainer import ProvingTrainer, as_columns, collate
+from finetune.train.trainer import ProvingTrainer
 from finetune.train.watching import Watcher
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
@@ -51,21 +52,23 @@ def assemble(
     with refused(base, "tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     make: Callable[..., ProvingTrainer] = ProvingTrainer
-    columns = as_columns(dataset.train)
+    rows = list(range(len(dataset.train)))
     if processes.size > 1:
-        from finetune.train.distributed import DistributedTrainer, with_filler
+        from finetune.train.distributed import DistributedTrainer
 
         make = partial(DistributedTrainer, processes, plan.zero)
-        columns = with_filler(columns, tokenizer.pad_token_id)
+        rows.append(FILLER)
     trainer = make(
         run,
         recipe,
         plan,
-        [example.place for example in dataset.train],
+        dataset.train,
         model=model,
         args=_arguments(run, recipe, plan),
-        data_collator=partial(collate, pad=tokenizer.pad_token_id),
-        train_dataset=datasets.Dataset.from_dict(columns),
+        data_collator=partial(
+            collate, examples=dataset.train, pad=tokenizer.pad_token_id, pack=_pack(recipe, plan, say)
+        ),
+        train_dataset=datasets.Dataset.from_dict({"index": rows}),  # the collator reads the examples, when it is time
         processing_class=tokenizer,
         callbacks=[watcher],
     )
@@ -73,6 +76,15 @@ def assemble(
     watcher.trainer = trainer
     say(_told(trainer.model, plan))
     return trainer, watcher
+
+
+def _pack(recipe: Recipe, plan: Plan, say: Callable[[str], None]) -> int:
+    """Gives the tokens of a pack, once its examples are kept apart; 0 where nothing is packed."""
+    if not recipe.data.packing:
+        return 0
+    for part, keeper in keep_apart(plan.device).items():
+        say(f"packing: in {part} of the Gated DeltaNet layers, examples are kept apart by {keeper}")
+    return recipe.data.max_length
 
 
 def _warn(plan: Plan, say: Callable[[str], None]) -> None:
@@ -104,8 +116,9 @@ def _arguments(run: Run, recipe: Recipe, plan: Plan) -> Any:
     return SFTConfig(
         output_dir=str(run.checkpoints),
         max_steps=plan.steps,
-        per_device_train_batch_size=plan.choices.micro_batch,
-        gradient_accumulation_steps=plan.choices.accumulation,
+        # a packed step comes whole, and is cut into as many packs as its examples fill
+        per_device_train_batch_size=recipe.train.batch_size if recipe.data.packing else plan.choices.micro_batch,
+        gradient_accumulation_steps=1 if recipe.data.packing else plan.choices.accumulation,
         gradient_checkpointing=False,  # finetune.model.recompute does it, where and as the plan says
         learning_rate=recipe.train.learning_rate,
         weight_decay=recipe.train.weight_decay,

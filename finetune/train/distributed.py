@@ -7,7 +7,6 @@ loss is over all of their tokens, and a checkpoint holds whole tensors under the
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
 from finetune.memory import REDUCED_AT_ONCE
 from finetune.train import sharded
@@ -41,38 +39,6 @@ def engine_settings(
     }
 
 
-class FilledBatches(BatchSampler):
-    """Micro-batches of an epoch, the last ones filled up so that every process has as many."""
-
-    def __init__(self, sampler: Sampler[int], micro_batch: int, processes: int, filler: int) -> None:
-        """Takes the order of the examples.
-
-        Args:
-            sampler: of the examples.
-            micro_batch: examples of one.
-            processes: that take one in turns.
-            filler: the row that teaches nothing.
-        """
-        super().__init__(sampler, micro_batch, drop_last=False)
-        self.processes, self.filler = processes, filler
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rows = list(self.sampler)
-        rows += [self.filler] * (-len(rows) % (self.batch_size * self.processes))
-        for first in range(0, len(rows), self.batch_size):
-            yield rows[first : first + self.batch_size]
-
-    def __len__(self) -> int:
-        together = self.batch_size * self.processes
-        return -(-len(self.sampler) // together) * self.processes  # type: ignore[arg-type]
-
-
-def with_filler(columns: dict[str, list[Any]], pad: int) -> dict[str, list[Any]]:
-    """Adds the row that teaches nothing, at the end."""
-    filler = {"input_ids": [pad, pad], "labels": [-100, -100], "index": -1}
-    return {name: [*column, filler[name]] for name, column in columns.items()}
-
-
 class DistributedTrainer(ProvingTrainer):
     """The trainer of one process among several."""
 
@@ -82,20 +48,6 @@ class DistributedTrainer(ProvingTrainer):
         self._looked: list[tuple[torch.Tensor, list[int]]] = []
         super().__init__(*given, **more)
         self._hooks = [parameter.register_hook(self._noting(name)) for name, parameter in self._trained_by_name()]
-
-    def get_train_dataloader(self) -> Any:
-        """Gives the micro-batches of this process, in the order in which one process would take them all."""
-        filler = len(self.train_dataset) - 1
-        batches = FilledBatches(
-            RandomSampler(range(filler)), self.args.per_device_train_batch_size, self.processes.size, filler
-        )
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
-        return self.accelerator.prepare(loader)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **more: Any) -> torch.Tensor:
         """Gives this process's part of the loss.

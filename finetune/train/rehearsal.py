@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from finetune.data.batches import longest_first
 from finetune.errors import ArtifactError
 from finetune.model import causal_of, compute_device, first_not_finite
 from finetune.run import Claim
 from finetune.shards import refetch
+from finetune.train.batches import micro_batches
 from finetune.train.trainer import ProvingTrainer
 
 TOLERANCE = 0.03
@@ -56,7 +58,7 @@ def rehearse(trainer: ProvingTrainer, base: Path, say: Callable[[str], None]) ->
     began = time.monotonic()
     inputs = _longest(trainer, device)
     states = plan.parts.get("optimizer states", 0) if device.type == "cuda" else 0
-    with _undone(trainer, device):
+    with undone(trainer, device):
         ballast = torch.empty(states, dtype=torch.uint8, device=device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -114,16 +116,28 @@ def memory_claims(trainer: ProvingTrainer, rehearsal: Rehearsal) -> list[Claim]:
 
 
 def _longest(trainer: ProvingTrainer, device: torch.device) -> dict[str, Any]:
-    """Collates the longest examples into one micro-batch."""
-    rows = trainer.train_dataset
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])[: trainer.plan.choices.micro_batch]
-    batch = trainer.data_collator([rows[row] for row in order])
+    """Collates the longest examples into one micro-batch: padded ones, or as many as fill a pack."""
+    order = longest_first(range(len(trainer.lengths)), trainer.lengths)
+    packing, limit = trainer.recipe.data.packing, trainer.recipe.data.max_length
+    most = trainer.recipe.train.batch_size
+    rows = _fill(order, trainer.lengths, limit, most) if packing else order[: trainer.plan.choices.micro_batch]
+    batch = next(micro_batches(trainer.data_collator([{"index": row} for row in rows])))
     return {name: tensor.to(device) for name, tensor in batch.items() if name != "index"}
 
 
+def _fill(order: Sequence[int], lengths: Sequence[int], limit: int, most: int) -> list[int]:
+    """Chooses rows for a pack of several examples that is nearly full; attention's mask is a square of its length."""
+    shortest = lengths[order[-1]]
+    rows: list[int] = []
+    for row in order[:-1]:
+        if lengths[row] + shortest <= limit and len(rows) + 1 < most:
+            rows.append(row)
+            limit -= lengths[row]
+    return [*rows, order[-1]] if rows else [order[0]]
+
+
 @contextmanager
-def _undone(trainer: ProvingTrainer, device: torch.device) -> Iterator[None]:
+def undone(trainer: ProvingTrainer, device: torch.device) -> Iterator[None]:
     """Leaves no trace: neither gradients nor a changed random state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:

@@ -7,6 +7,7 @@ Accumulation, clipping, the optimizers and the loop are trl's and transformers'.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch.utils.data import DataLoader, RandomSampler
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import load_balancing_loss_func
 from trl import SFTTrainer
 
@@ -34,6 +36,7 @@ from finetune.model import (
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run, anew, checkpoint
+from finetune.train.batches import StepBatches, borders_in, micro_batches
 from finetune.train.processes import ALONE, Processes
 
 FULL_WEIGHTS = "model.safetensors"
@@ -46,8 +49,9 @@ class ProvingTrainer(SFTTrainer):
 
     processes: Processes = ALONE
 
-    def __init__(self, run: Run, recipe: Recipe, plan: Plan, places: Sequence[str], **given: Any) -> None:
-        self.finetune_run, self.recipe, self.plan, self.places = run, recipe, plan, places
+    def __init__(self, run: Run, recipe: Recipe, plan: Plan, examples: Sequence[Example], **given: Any) -> None:
+        self.finetune_run, self.recipe, self.plan, self.examples = run, recipe, plan, examples
+        self.lengths = array("L", map(len, examples))
         super().__init__(**given)
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back
@@ -89,17 +93,38 @@ class ProvingTrainer(SFTTrainer):
             self._step_tokens = self.processes.add_up(tokens)
         return batches, count
 
+    def get_train_dataloader(self) -> Any:
+        """Gives the micro-batches of this process, or whole steps where they are packed.
+
+        Which examples a step has, in which order, is the same however they are laid out.
+        """
+        batches = StepBatches(
+            RandomSampler(range(len(self.lengths))),
+            self.lengths,
+            micro_batch=self.args.per_device_train_batch_size,
+            accumulation=self.args.gradient_accumulation_steps,
+            processes=self.processes.size,
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
     def losses(self, model: Any, inputs: dict[str, Any]) -> tuple[TokenLosses, torch.Tensor | None]:
         """Gives the losses of the learnt tokens and, of a mixture of experts, how unevenly its routers choose.
 
         The model gets no attention mask: batches are padded on the right, and neither causal attention nor the
-        recurrence of Gated DeltaNet looks there. A mask would cost a square of the length in memory.
+        recurrence of Gated DeltaNet looks there. A mask would cost a square of the length in memory; transformers
+        makes one of the positions of a pack.
         """
         causal = causal_of(model)
         asked = {"output_router_logits": True} if self.aux_loss_enabled else {}
         device = compute_device(model).type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.plan.dtype == "bfloat16"):
-            out = causal.model(input_ids=inputs["input_ids"], use_cache=False, **asked)
+            out = causal.model(input_ids=inputs["input_ids"], use_cache=False, **borders_in(inputs), **asked)
             losses = causal_losses(out.last_hidden_state, inputs["labels"], causal.lm_head)
         if not self.aux_loss_enabled:
             return losses, None
@@ -108,15 +133,18 @@ class ProvingTrainer(SFTTrainer):
         return losses, load_balancing_loss_func(out.router_logits, text.num_experts, text.num_experts_per_tok, mask)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Runs one micro-batch forward and backward, and looks at what came out.
+        """Runs one micro-batch, or all packs of a step, forward and backward, and looks at what came out.
 
         Raises:
             TrainingStopped: the loss or a gradient is not finite; nothing was updated.
         """
-        rows = inputs.pop("index").tolist()
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._look_at(model, loss, rows)
-        return loss
+        total = torch.zeros((), device=self.args.device)
+        for micro_batch in micro_batches(inputs):
+            rows = micro_batch.pop("index").tolist()
+            loss = super().training_step(model, micro_batch, num_items_in_batch)
+            self._look_at(model, loss, rows)
+            total += loss
+        return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to a step's figures how its routers shared out the tokens of all processes, and the loss for that."""
@@ -212,7 +240,7 @@ class ProvingTrainer(SFTTrainer):
         rate = min(self.recipe.train.learning_rate / 2, 1e-2)
         return TrainingStopped(
             f"{what} is not finite {when}",
-            where=", ".join(dict.fromkeys(self.places[row] for row in rows)) or str(self.finetune_run.path),
+            where=", ".join(dict.fromkeys(self.examples[row].place for row in rows)) or str(self.finetune_run.path),
             why=("these rows were in the micro-batch; nothing was updated or saved, " if rows else "") + kept,
             fix=("look at the rows, or " if rows else "") + f"begin again with --set train.learning_rate={rate:g}",
         )
@@ -235,29 +263,3 @@ def rate_at(step: int, *, plan_steps: int, warmup: int, schedule: str) -> float:
         return 1.0
     done = min(1.0, (step - warmup) / max(1, plan_steps - warmup))
     return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-
-
-def collate(batch: Sequence[dict[str, Any]], *, pad: int) -> dict[str, torch.Tensor]:
-    """Pads examples on the right to the longest of them; returns tensors of shape (examples, tokens)."""
-    longest = max(len(example["input_ids"]) for example in batch)
-
-    def padded(key: str, value: int) -> torch.Tensor:
-        return torch.tensor([list(e[key]) + [value] * (longest - len(e[key])) for e in batch])
-
-    # a filler row keeps its process company and tells nothing: none of its tokens counts
-    lengths = torch.tensor([len(example["input_ids"]) if example["index"] >= 0 else 0 for example in batch])
-    return {
-        "input_ids": padded("input_ids", pad),
-        "labels": padded("labels", -100),
-        "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
-        "index": torch.tensor([example["index"] for example in batch]),
-    }
-
-
-def as_columns(examples: Sequence[Example]) -> dict[str, list[Any]]:
-    """Turns examples into the columns that trl takes as already prepared."""
-    return {
-        "input_ids": [example.ids for example in examples],
-        "labels": [[i if learnt else -100 for i, learnt in zip(e.ids, e.learnt, strict=True)] for e in examples],
-        "index": list(range(len(examples))),
-    }

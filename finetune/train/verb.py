@@ -23,6 +23,7 @@ from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, ma
 from finetune.shape import is_shipped, read_shape
 from finetune.stopping import Stop
 from finetune.train import routers
+from finetune.train.apart import check_apart
 from finetune.train.assembly import assemble
 from finetune.train.contract import check, check_unedited, contract, versions
 from finetune.train.plot import draw_loss
@@ -120,12 +121,12 @@ def train(
         report({"steps": plan.steps})
         with memory_told(run, recipe, plan, base, hardware, dataset.counts):
             trainer, watcher = assemble(run, recipe, plan, base, dataset, stop, report, say, cache, processes)
-            rehearsal = rehearse(trainer, base, say)
+            rehearsal, kept_apart = rehearse(trainer, base, say), check_apart(trainer, say)
             stop.idle = ""
             _train_on(run, trainer, watcher, dataset, say)
         if watcher.stopped:
             stop.check(resume(run.path))
-        found = [*memory_claims(trainer, rehearsal), *routers.report(run, trainer, dataset, say)]
+        found = [*memory_claims(trainer, rehearsal), *kept_apart, *routers.report(run, trainer, dataset, say)]
         trainer.make_whole()
         return dict(processes.from_first(processes.first and _prove(run, trainer, dataset, found, begun, began)))
 
@@ -276,6 +277,9 @@ def _shared_out(plan: Plan, recipe: Recipe, processes: int) -> Plan:
     if processes == plan.processes:
         return plan
     batch = recipe.train.batch_size
+    if recipe.data.packing:
+        why = "what is packed trains in one process"
+        raise DoesNotFit("the run is packed", where=f"WORLD_SIZE={processes}", why=why, fix="--processes 1")
     if batch % processes:
         fits = max(n for n in range(1, processes + 1) if batch % n == 0)
         why, fix = f"a step has {batch} examples", f"--processes {fits}   # or torchrun --nproc-per-node {fits}"

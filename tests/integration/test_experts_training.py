@@ -23,14 +23,16 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from finetune.data import Example
 from finetune.model import adapter_tensors, save_adapter
 from finetune.model.adapter import restore_adapter
 from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.stopping import Stop
 from finetune.train.assembly import assemble
+from finetune.train.batches import collate
 from finetune.train.processes import join
-from finetune.train.trainer import ProvingTrainer, collate
+from finetune.train.trainer import ProvingTrainer
 from finetune.train.verb import begin
 
 pytestmark = [
@@ -178,10 +180,10 @@ def written(model: PeftModel) -> Tensors:
 
 def micro_batches(folder: Path) -> Iterator[tuple[dict[str, torch.Tensor], int]]:
     """All rows, in the order of the file, three at a time, with how many tokens are learnt in all of them."""
-    rows = torch.load(folder / "rows.pt")
-    count = sum(label != -100 for row in rows for label in row["labels"][1:])
-    for first in range(0, len(rows), 3):
-        yield collate(rows[first : first + 3], pad=0), count
+    examples = [Example(ids, learnt, "") for ids, learnt in torch.load(folder / "rows.pt")]
+    count = sum(learnt for example in examples for learnt in example.learnt[1:])
+    for first in range(0, len(examples), 3):
+        yield collate([{"index": row} for row in range(first, first + 3)], examples=examples, pad=0), count
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +201,7 @@ def found(pico_moe_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
             f"train: {{batch_size: 12, max_steps: {STEPS}, schedule: constant, warmup: 0.0, max_grad_norm: 1.0e+9}}\n"
         )
         trainer = put_together(folder, "start-of-all")
-        torch.save([trainer.train_dataset[i] for i in range(12)], folder / "rows.pt")
+        torch.save([(example.ids, example.learnt) for example in trainer.examples], folder / "rows.pt")
         folders.append(folder)
     ours = in_processes(4, in_one_of_four, folders)
     told = {}

@@ -26,8 +26,7 @@ from trial.small_run import write_recipe
 from finetune.errors import Interrupted, TrainingStopped
 from finetune.generate import open_tuned
 from finetune.model import base_alone
-from finetune.train.distributed import with_filler
-from finetune.train.trainer import collate
+from finetune.train.batches import FILLER, collate
 
 COEF, LAYERS, ROWS = 0.5, 4, 7
 WISHES = (
@@ -130,8 +129,7 @@ def test_what_the_auxiliary_loss_keeps_is_what_the_plan_counts(dtype: torch.dtyp
 
 def test_a_process_left_with_filler_alone_adds_nothing_and_stays_finite(trained: dict[str, Any]) -> None:
     trainer = trained["done"].trainer
-    columns = with_filler({"input_ids": [], "labels": [], "index": []}, pad=0)
-    batch = collate([{name: column[0] for name, column in columns.items()}], pad=0)
+    batch = collate([{"index": FILLER}], examples=[], pad=0)
     assert batch["attention_mask"].sum() == 0
     trainer.model.train()
     trainer.load_counter.take()

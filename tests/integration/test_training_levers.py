@@ -90,7 +90,7 @@ def test_the_rehearsal_is_of_the_longest_rows_and_leaves_no_trace(plain: Run, pi
 
     run, trained = train(pico_base, tmp_path, touch=watch)
     assert trained.trainer is not None
-    lengths = sorted((len(row["input_ids"]) for row in trained.trainer.train_dataset), reverse=True)
+    lengths = sorted(map(len, trained.trainer.examples), reverse=True)
     assert seen[0] == (2, lengths[0]) == (2, json.loads(run.plan.read_text())["length"])
     assert any("rehearsed: the longest micro-batch" in line for line in trained.said)
     assert adapter(run) == adapter(plain)

@@ -160,7 +160,7 @@ def arm(trainer: Any, inject: Inject, guilty: list[str]) -> None:
         taken[0] = taken[0] + 1 if trainer.state.global_step == STEP - 1 else 0
         now[0] = taken[0] == MICRO_BATCH
         if now[0]:
-            guilty.extend(trainer.places[row] for row in inputs["index"].tolist())
+            guilty.extend(trainer.examples[row].place for row in inputs["index"].tolist())
         return training_step(model, inputs, *given, **named)
 
     trainer.training_step = stepping

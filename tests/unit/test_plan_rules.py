@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_plan import CPU, DENSE, MIXTURE, RTX_4090, UNKNOWN, written
 
+from finetune.data import Counts
 from finetune.errors import ArtifactError, RecipeError
 from finetune.hardware import Hardware, wished
 from finetune.plan import make_plan, refusals
@@ -22,10 +23,9 @@ H200 = wished("h200")
 
 FORBIDDEN: list[tuple[str, Hardware, tuple[str, ...], tuple[str, ...]]] = [
     # base, machine, the recipe's words, the keys whose lines are named
-    (DENSE, RTX_4090, ("data.packing=true",), ("data.packing",)),
     (DENSE, NO_KERNELS, ("data.packing=true",), ("data.packing",)),
-    (DENSE, NO_CONVOLUTION, ("data.packing=true",), ("data.packing",)),
-    (DENSE, CPU, ("data.packing=true",), ("data.packing",)),
+    (DENSE, FOUR, ("data.packing=true",), ("data.packing",)),
+    (DENSE, RTX_4090, ("data.packing=true", "memory.micro_batch=3"), ("memory.micro_batch",)),
     (MIXTURE, H200, ("lora.dora=true",), ("lora.dora",)),
     (MIXTURE, H200, ("lora.expert_rank=513",), ("lora.expert_rank",)),
     (DENSE, RTX_4090, ("lora.dora=true", "lora.rslora=true"), ("lora.rslora",)),
@@ -66,6 +66,19 @@ FORBIDDEN: list[tuple[str, Hardware, tuple[str, ...], tuple[str, ...]]] = [
     (MIXTURE, FOUR, ("parallel.expert=8",), ("parallel.expert",)),
 ]
 """The rank of a full training is read by nobody, so it may be anything."""
+
+
+@pytest.mark.parametrize("hardware", [RTX_4090, NO_CONVOLUTION, CPU])
+def test_packing_needs_no_compiled_convolution_and_one_pack_is_a_micro_batch(
+    hardware: Hardware, tmp_path: Path
+) -> None:
+    counts = Counts(rows=640, examples=640, tokens=64_000, learnt_tokens=32_000, longest=300)
+    recipe = written(tmp_path, "base=Qwen/Qwen3.5-0.8B", "data.packing=true", "data.max_length=1024")
+    plan = make_plan(recipe, read_shape("Qwen/Qwen3.5-0.8B", None), hardware, counts)
+    assert (plan.choices.micro_batch, plan.length) == (1, 1024)
+    assert "packing: a step's examples lie end to end, in 2 packs or more of up to 1,024 tokens" in plan.notes
+    padded = make_plan(written(tmp_path, "data.packing=false"), read_shape("Qwen/Qwen3.5-0.8B", None), hardware, counts)
+    assert plan.steps == padded.steps, "a step has the same examples"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +179,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     words = ("method=full", "lora.dora=true", "memory.head=nf4", "memory.micro_batch=5", "data.packing=true")
     recipe = written(tmp_path, *words, "parallel.zero=2")
     with pytest.raises(RecipeError) as told:
-        make_plan(recipe, read_shape(DENSE, None), RTX_4090, UNKNOWN)
+        make_plan(recipe, read_shape(DENSE, None), NO_KERNELS, UNKNOWN)
     assert len(told.value.problems) == 5
     assert all(problem.where.startswith("--set ") for problem in told.value.problems)
 

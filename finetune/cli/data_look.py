@@ -135,8 +135,6 @@ def _nothing(dataset: Dataset, worst: Worst | None, limit: int) -> str:
     """Says that there is no example of a kind."""
     if worst != "truncated":
         return "there is no such example"
-    if dataset.counts.dropped:
-        return f"nothing was cut; {dataset.counts.dropped:,} examples longer than {limit:,} tokens were left out whole"
     return f"nothing was cut: the longest example has {dataset.counts.longest:,} of {limit:,} tokens"
 
 

@@ -146,7 +146,7 @@ def test_the_worst_come_worst_first(tmp_path: Path, base: Path) -> None:
     every = [len(e) + len(e.cut) for e in [*dataset.train, *dataset.held_out, *dataset.left_out]]
     assert lengths("longest") == sorted(every, reverse=True)
     assert lengths("longest", 1) == [max(every)]
-    assert lengths("truncated") == [len(e) + len(e.cut) for e in dataset.train if e.cut]
+    assert lengths("truncated") == [len(dataset.left_out[0]), *(len(e) + len(e.cut) for e in dataset.train if e.cut)]
     shares = [shown.num_learnt / len(shown.example) for shown in worst(dataset, SIDES, "least-learnt", 9)]
     assert shares == sorted(shares)
     assert len(shares) == len(every) - len(dataset.left_out)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 ALL_PAIRS = 12
-"""Of a band's meeting, up to which each pair is compared; in a larger one each with the first and with its neighbour."""
+"""Rows that meet in a band, up to which each pair is compared; of more, each with the first and with its neighbour."""
 
 Same = Callable[[int, int], bool]
 
@@ -18,7 +19,7 @@ def equal_runs(values: npt.NDArray[np.generic], rows: npt.NDArray[np.int64]) -> 
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     edges = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges.tolist()):
         if end - start > 1:
             yield rows[order[start:end]]
 

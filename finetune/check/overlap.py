@@ -1,4 +1,4 @@
-"""Held-out answers of which a long stretch is learnt: 13 words in a row, as Brown et al. 2020 (arXiv:2005.14165) ask."""
+"""Held-out answers of which a long stretch is learnt: 13 words in a row. Source: Brown et al. 2020, arXiv:2005.14165."""
 
 from __future__ import annotations
 

@@ -24,11 +24,15 @@ from finetune.check.spill import Spill
 from finetune.check.words import Hashes, hashed, runs, shingle_size, units
 from finetune.data import Row
 
-NEAR = 0.8
-"""The Jaccard index from which two rows are nearly the same."""
+NEAR, LONG_NEAR = 0.8, 0.55
+"""The Jaccard index from which two rows are nearly the same: of short ones, and of long ones.
 
-LONG, LONG_NEAR = 40, 0.55
-"""So many shingles and more are not shared by chance: a tenth of the words changed leaves 0.57 of word triples."""
+A tenth of the words changed leaves 0.57 of word triples. Between short rows so much is common by their form alone; so
+the bound falls with the number of shingles.
+"""
+
+SHORT, LONG = 30, 60
+"""Shingles of the shorter row up to which NEAR is asked, and from which LONG_NEAR is."""
 
 BATCH = 256
 """Rows that are hashed at a time: their shingles stay in the cache."""
@@ -144,11 +148,13 @@ class Similar:
                 index, source = max(((self._spill.jaccard(row, other)[0], other) for other in learnt), default=(0, 0))
                 if learnt and not leaked[row] and self._same(source, row):
                     leaked[row] = True
-                    yield self._leak("leak-near", row, source, f"{_index(index)} {self.places[source]}, which is learnt")
+                    yield self._leak(
+                        "leak-near", row, source, f"{_index(index)} {self.places[source]}, which is learnt"
+                    )
 
     def _same(self, one: int, other: int) -> bool:
         index, shingles = self._spill.jaccard(one, other)
-        return index >= (LONG_NEAR if shingles >= LONG else NEAR)
+        return index >= float(np.interp(shingles, (SHORT, LONG), (NEAR, LONG_NEAR)))
 
     def _group(self, code: str, group: Sequence[int], what: str, index: float = 0.0) -> Finding:
         others = group[1:]

@@ -19,7 +19,9 @@ import numpy.typing as npt
 Units = npt.NDArray[np.uint32]
 Hashes = npt.NDArray[np.uint64]
 
-NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+NO_SPACES = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
 """Thai, Lao, Burmese, Khmer, kana and Han: characters are units there, since words cannot be told apart."""
 
 WORD_SHINGLE, CHARACTER_SHINGLE = 3, 5

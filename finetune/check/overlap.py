@@ -1,4 +1,7 @@
-"""Held-out answers of which a long stretch is learnt: 13 words in a row. Source: Brown et al. 2020, arXiv:2005.14165."""
+"""Held-out answers of which long stretches are learnt: 13 words in a row, as in GPT-3's own check.
+
+Source: Brown et al. 2020, arXiv:2005.14165, appendix C.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ class ToolSchemas:
             return
         schema, field = checkers[name].schema, f"{field}.arguments"
         named = schema.get("properties", {}) if isinstance(schema, dict) else {}
-        unknown = sorted(set(arguments) - set(named)) if named else []
+        more = schema.get("additionalProperties", False) if isinstance(schema, dict) else True
+        unknown = sorted(set(arguments) - set(named)) if named and more is False else []
         for key in unknown:
             close = difflib.get_close_matches(key, named, n=1, cutoff=0)
             why = f"{name} has {', '.join(list(named)[:8])}"
@@ -105,7 +106,12 @@ class ToolSchemas:
         except (referencing.exceptions.Unresolvable, re.error, RecursionError) as error:
             yield from self._broken(row, name, schema, str(error))
             return
+        missed: set[str] = set()  # an object without two required arguments is two problems there, one here
         for problem in problems:
+            if problem.validator == "required":
+                if problem.json_path in missed:
+                    continue
+                missed.add(problem.json_path)
             if problem.validator not in ("additionalProperties", "unevaluatedProperties"):
                 yield _wrong(row, field, name, problem, shown)
 

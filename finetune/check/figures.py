@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from finetune.check.finding import Finding, Side
-from finetune.check.languages import language
+from finetune.check.languages import UNTOLD, language
 from finetune.check.saying import answers
 from finetune.data import Example, Row
 
@@ -21,8 +21,8 @@ LABEL_LENGTH, MOST_LABELS = 60, 200
 FEW_ROWS = 50
 """Below which a tuning rarely shows anything."""
 
-BINS = 32
-"""Bars of a histogram."""
+BINS, OUTLIER = 32, 4
+"""Bars of a histogram, and how many times p95 it reaches at most: one long row would squeeze all others."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Lengths:
     learnt: int
     edges: tuple[int, ...]
     counts: tuple[int, ...]
-    """Examples between one edge and the next."""
+    """Examples between one edge and the next; longer ones are in the last."""
 
 
 class Figures:
@@ -57,7 +57,10 @@ class Figures:
         told = [text.text for text in answers(row)]
         said = "\n".join(told) or "\n".join(message["content"] for message in row.messages)
         self.rows[side] += 1
-        self.languages[language(said)] += 1
+        guess = language(said)
+        if guess in UNTOLD:  # a label is too short to tell
+            guess = language("\n".join(message["content"] for message in row.messages))
+        self.languages[guess] += 1
         self.sources[row.place.rpartition(":")[0]] += 1
         self.turns[sum(message["role"] == "user" for message in row.messages)] += 1
         self.traits["reasoning"] += any("reasoning_content" in message for message in row.messages)
@@ -81,9 +84,10 @@ class Figures:
         if not self._lengths:
             return None
         told = np.array(self._lengths)
-        edges = np.unique(np.linspace(0, int(told.max()) + 1, BINS + 1).astype(int))
-        counts = np.histogram(told, edges)[0]
         p50, p95 = (int(value) for value in np.percentile(told, (50, 95), method="inverted_cdf"))
+        last = min(int(told.max()), OUTLIER * p95) + 1
+        edges = np.unique(np.linspace(0, last, BINS + 1).astype(int))
+        counts = np.histogram(np.minimum(told, last - 1), edges)[0]
         learnt = sum(self._learnt)
         return Lengths(
             p50, p95, int(told.max()), int(told.sum()), learnt, tuple(edges.tolist()), tuple(counts.tolist())

@@ -93,6 +93,8 @@ class Findings:
     counts: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     """Rows that the findings of a kind speak of; a group has several."""
+    sizes: Counter[int] = field(default_factory=Counter)
+    """Groups of duplicates by their rows."""
     errors: int = 0
 
     def add(self, found: Iterable[Finding]) -> None:
@@ -100,6 +102,8 @@ class Findings:
         for finding in found:
             self.counts[finding.code] += 1
             self.rows[finding.code] += 1 + len(finding.others)
+            if finding.code.startswith("duplicate"):
+                self.sizes[1 + len(finding.others)] += 1
             self.errors += finding.severity == "error"
             kept = self.kept.setdefault(finding.code, [])
             if len(kept) < KEPT:

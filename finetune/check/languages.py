@@ -1,4 +1,4 @@
-"""Which language a text is in, by its script and, for Latin letters, by its commonest words. A guess, not a detector."""
+"""Which language a text is in, by its script and, for Latin letters, by its commonest words. A guess only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCRIPTS = (
     (0x3100, "Chinese"), (0x3130, "Korean"), (0x3190, ""), (0x3400, "Chinese"), (0xA000, "other"), (0xAC00, "Korean"),
     (0xD7B0, ""), (0xF900, "Chinese"), (0xFB00, ""), (0x20000, "Chinese"), (0x40000, ""),
 )  # fmt: skip
-"""First code point of each block of letters and its script; what is not letters has none. Source: Unicode 16, Blocks."""
+"""First code point of each block of letters and its script, if it is letters. Source: Unicode 16, Blocks.txt."""
 
 _STARTS = np.array([start for start, _ in SCRIPTS])
 _NAMES = sorted({name for _, name in SCRIPTS})
@@ -32,6 +32,9 @@ STOP_WORDS = {
 """The commonest words of seven languages."""
 
 _STOP = {name: frozenset(told.split()) for name, told in STOP_WORDS.items()}
+
+UNTOLD = ("Latin letters", "no letters")
+"""What is said of a text whose language cannot be told."""
 
 LEAST_WORDS = 2
 """Of a language, that a text must have to be taken for it."""
@@ -57,9 +60,10 @@ def language(text: str) -> str:
     counts = scripts(text)
     if not counts:
         return "no letters"
-    if counts.get("Japanese", 0) > 0.1 * counts.get("Chinese", 0) and counts.get("Japanese", 0) + counts.get(
-        "Chinese", 0
-    ) > sum(counts.values()) / 2:
+    if (
+        counts.get("Japanese", 0) > 0.1 * counts.get("Chinese", 0)
+        and counts.get("Japanese", 0) + counts.get("Chinese", 0) > sum(counts.values()) / 2
+    ):
         return "Japanese"  # which writes Han too
     script = max(counts, key=lambda name: counts[name])
     if script != "Latin":

@@ -15,6 +15,7 @@ from typing import Any
 import referencing
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
 
 from finetune.check.finding import Finding, snippet
 from finetune.check.saying import field_of
@@ -41,16 +42,16 @@ class ToolSchemas:
     """Sees rows in any order; a schema that is wrong is told once."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Draft202012Validator | str] = {}
+        self._known: dict[str, Validator | str] = {}
         self._told: set[int] = set()
 
     def see(self, row: Row) -> Iterator[Finding]:
         """Yields the schemas and the calls of a row that are wrong."""
-        checkers: dict[str, Draft202012Validator] = {}
+        checkers: dict[str, Validator] = {}
         for i, tool in enumerate(row.tools):
             function = tool["function"]
             made = self._checker(function.get("parameters") or {})
-            if isinstance(made, Draft202012Validator):
+            if not isinstance(made, str):
                 checkers[function["name"]] = made
             elif hash(made) not in self._told:
                 self._told.add(hash(made))
@@ -68,7 +69,7 @@ class ToolSchemas:
                 field = f"{field_of(row, i)}.tool_calls[{j}].function"
                 yield from self._check(row, field, call["function"], checkers)
 
-    def _checker(self, schema: Any) -> Draft202012Validator | str:
+    def _checker(self, schema: Any) -> Validator | str:
         """Compiles a schema, or says why it is none; after a line break stands the schema itself."""
         told = json.dumps(schema, sort_keys=True)
         if told not in self._known:
@@ -78,7 +79,7 @@ class ToolSchemas:
         return self._known[told]
 
     def _check(
-        self, row: Row, field: str, call: dict[str, Any], checkers: dict[str, Draft202012Validator]
+        self, row: Row, field: str, call: dict[str, Any], checkers: dict[str, Validator]
     ) -> Iterator[Finding]:
         name, arguments = call["name"], call["arguments"]
         shown = snippet(json.dumps(arguments, ensure_ascii=False))
@@ -124,7 +125,7 @@ class ToolSchemas:
             yield Finding("tool-schema-invalid", "warning", row.place, "tools", what, snippet(why), fix)
 
 
-def _compiled(schema: Any, told: str) -> Draft202012Validator | str:
+def _compiled(schema: Any, told: str) -> Validator | str:
     try:
         read = standard(schema)
         Draft202012Validator.check_schema(read)

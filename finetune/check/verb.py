@@ -83,9 +83,7 @@ def _sides(learnt: Iterable[Row], held_out: Iterable[Row]) -> Iterator[tuple[Row
     yield from ((row, "held out") for row in held_out)
 
 
-def _render(
-    recipe: Recipe, base: Path, rows: list[Row], findings: Findings, figures: Figures
-) -> Iterator[str]:
+def _render(recipe: Recipe, base: Path, rows: list[Row], findings: Findings, figures: Figures) -> Iterator[str]:
     """Renders as training would, counts tokens, and gives what training would note."""
     try:
         dataset = prepare(recipe, base)

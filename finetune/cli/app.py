@@ -14,6 +14,7 @@ from finetune import __version__
 from finetune.cli import (
     accounting,
     chatting,
+    checking,
     doctoring,
     exporting,
     launching,
@@ -35,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 recipe_app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Look at data.", no_args_is_help=True, rich_markup_mode=None)
 
 app.command("init")(starting.init)
 app.command("demo-base")(starting.demo_base)
@@ -49,6 +51,8 @@ app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
 app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")
+app.add_typer(data_app, name="data")
+data_app.command("check")(checking.check)
 app.add_typer(recipe_app, name="recipe")
 recipe_app.command("schema")(looking.schema)
 recipe_app.command("show")(looking.show_recipe)

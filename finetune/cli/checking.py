@@ -33,7 +33,7 @@ def check(
     quiet: bool = QUIET,
     as_json: bool = JSON,
 ) -> None:
-    """Tell what is wrong with the data: leaks, duplicates, secrets, broken text and calls; exit code 3 if it is refused."""
+    """Tell what is wrong with the data: leaks, duplicates, secrets, broken texts and calls."""
     from finetune.atomic import refusal_told, write_text
     from finetune.check import check as check_data
     from finetune.check.page import write_page
@@ -82,7 +82,7 @@ def told(checked: Checked, reported: bool) -> list[str]:
     found = checked.findings
     for code in [code for code in CODES if code in found.counts]:
         kept, count = found.kept[code], found.counts[code]
-        rows = f", {found.rows[code]:,} rows" if found.rows[code] > count else ""
+        rows = f", {found.rows[code]:,} rows" if found.rows[code] > count and not code.startswith("leak") else ""
         lines += [f"{kept[0].severity}: {CODES[code]}  [{code}: {count:,}{rows}]"]
         for finding in kept[:SHOWN_OF_A_KIND]:
             lines += [f"  {_one_line(finding.place + ('  ' + finding.field if finding.field else ''))}"]

@@ -37,8 +37,10 @@ def wrong_characters(place: str, text: Said) -> Iterator[Finding]:
     """Yields what is wrong with the characters of a text; each kind once."""
     if text.text.isascii() and text.text.isprintable():
         return
-    yield from _mojibake(place, text)
     told = text.text
+    for finding in _mojibake(place, text):
+        yield finding
+        told = _STRETCH.sub(lambda found: repair(found.group()) or found.group(), told)
     if "\ufffd" in told:
         at = told.index("\ufffd")
         what, why = (

@@ -85,7 +85,7 @@ def _password(found: re.Match[str]) -> bool:
     mixed = bool(re.search(r"\d", value)) and bool(re.search(r"[A-Za-z]", value))
     counts = Counter(value)
     bits = -sum(n / len(value) * math.log2(n / len(value)) for n in counts.values())
-    return not code and mixed and bits >= SECRET_BITS
+    return value.isascii() and not code and mixed and bits >= SECRET_BITS
 
 
 def _jwt(found: re.Match[str]) -> bool:

@@ -78,9 +78,7 @@ class ToolSchemas:
             self._known[told] = _compiled(schema, told)
         return self._known[told]
 
-    def _check(
-        self, row: Row, field: str, call: dict[str, Any], checkers: dict[str, Validator]
-    ) -> Iterator[Finding]:
+    def _check(self, row: Row, field: str, call: dict[str, Any], checkers: dict[str, Validator]) -> Iterator[Finding]:
         name, arguments = call["name"], call["arguments"]
         shown = snippet(json.dumps(arguments, ensure_ascii=False))
         if not row.tools:

@@ -111,8 +111,8 @@ def iban(country: str, account: str) -> str:
 
 def resident(chance: random.Random) -> str:
     """Makes up a Chinese identity number."""
-    stem = f"{chance.choice(('110101', '310104', '440305'))}19{chance.randrange(50, 99)}0{chance.randrange(1, 9)}1{chance.randrange(0, 9)}"
-    stem += f"{chance.randrange(1000):03d}"
+    born = f"19{chance.randrange(50, 99)}0{chance.randrange(1, 9)}1{chance.randrange(9)}"
+    stem = f"{chance.choice(('110101', '310104', '440305'))}{born}{chance.randrange(1000):03d}"
     weights = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
     return stem + "10X98765432"[sum(int(d) * w for d, w in zip(stem, weights, strict=True)) % 11]
 
@@ -187,9 +187,8 @@ def main() -> None:
     report([*planted, *held], alarms)
     false_alarms(rows, alarms, asked.list)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{whole:,} rows in {seconds:.1f} s: {1000 * seconds / whole:.2f} s a thousand; peak {peak:.2f} GiB, rows included"
-    )
+    each = 1000 * seconds / whole
+    print(f"{whole:,} rows in {seconds:.1f} s: {each:.2f} s a thousand; peak {peak:.2f} GiB, rows included")
 
 
 def plant(rows: list[Row], calls: list[Row], chance: random.Random) -> tuple[list[Row], list[Row]]:

@@ -44,11 +44,10 @@ READ = 2_000
 
 
 def scripts(text: str) -> dict[str, int]:
-    """Counts the letters of each script."""
+    """Counts the letters of each script; where all are Latin, whether there are any."""
     told = text[:READ]
     if told.isascii():
-        letters = sum(1 for c in told if c.isalpha())
-        return {"Latin": letters} if letters else {}
+        return {"Latin": 1} if re.search("[A-Za-z]", told) else {}
     points = np.frombuffer(told.encode("utf-32-le", "surrogatepass"), np.uint32)
     points = points[[c.isalpha() for c in told]]
     counts = np.bincount(_INDEX[np.searchsorted(_STARTS, points, side="right")], minlength=len(_NAMES))

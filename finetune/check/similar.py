@@ -21,7 +21,7 @@ from finetune.check.minhash import BANDS, bands, signatures
 from finetune.check.overlap import overlaps
 from finetune.check.saying import said
 from finetune.check.spill import Spill
-from finetune.check.words import Hashes, hashed, runs, shingle_size, units
+from finetune.check.words import Hashes, hashed, runs, shingle_size, units, without_signs
 from finetune.data import Row
 
 NEAR, LONG_NEAR = 0.8, 0.55
@@ -33,6 +33,9 @@ the bound falls with the number of shingles.
 
 SHORT, LONG = 30, 60
 """Shingles of the shorter row up to which NEAR is asked, and from which LONG_NEAR is."""
+
+TELLING = 20
+"""Units from which a row is known without the signs in its numbers; in a shorter one 5 - 3 is not 5 * 3."""
 
 BATCH = 256
 """Rows that are hashed at a time: their shingles stay in the cache."""
@@ -64,8 +67,11 @@ class Similar:
         self.places.append(row.place)
         self._held.append(side == "held out")
         self._exact.append(int(row.fingerprint[:16], 16))
-        self._normal.append(_key([*frame, "\n", *asked, "\n", *answered, offered]) if asked or answered else 0)
+        told_all = [*frame, "\n", *asked, "\n", *answered, offered]
+        told_all = without_signs(told_all) if len(told_all) >= TELLING else told_all
+        self._normal.append(_key(told_all) if asked or answered else 0)
         self._prompt.append(prompt if asked and answered else 0)
+        asked, answered = without_signs(asked), without_signs(answered)
         words = [*asked, *answered]
         size, row_units = shingle_size(words), hashed(words)
         shown = next((text.text for text in told if text.role == "user"), told[0].text if told else "")

@@ -27,6 +27,7 @@ NO_SPACES = (
 WORD_SHINGLE, CHARACTER_SHINGLE = 3, 5
 """Units of a shingle, where most units are words and where most are characters."""
 
+_DIGITS = re.compile(r"\d+")
 _NO_SPACES = re.compile(f"[{NO_SPACES}]")
 
 
@@ -35,14 +36,19 @@ def _units() -> re.Pattern[str]:
     """Finds units. The marks of a script belong to its words; `\\w` alone would lose the vowels of Hindi."""
     marks = "".join(chr(c) for c in range(0x300, 0x20000) if unicodedata.category(chr(c)) in ("Mn", "Mc"))
     number = r"(?:(?<![^\s(=])[-+−])?\d+(?:\s?[.,:/*+^<>=−×÷-]\s?\d+)*"
-    letter = rf"(?:(?![{NO_SPACES}])[^\W\d_]|[{marks}])"
-    return re.compile(rf"[{NO_SPACES}][{marks}]*|{number}|{letter}+")
+    letters = rf"[^\W\d_{NO_SPACES}]+"
+    return re.compile(rf"{letters}(?:[{marks}]+(?:{letters})?)*|[{NO_SPACES}][{marks}]*|{number}")
 
 
 def units(text: str) -> list[str]:
     """Cuts a text into units."""
     found = _units().findall(unicodedata.normalize("NFKC", text).casefold())
     return [unit.replace(" ", "") for unit in found] if " " in "".join(found) else found
+
+
+def without_signs(words: Sequence[str]) -> list[str]:
+    """Takes numbers apart too: 1.5 becomes 1 and 5. In a long text that tells no two apart."""
+    return [part for word in words for part in (_DIGITS.findall(word) if not word.isalnum() else (word,)) or (word,)]
 
 
 def hashed(words: Sequence[str]) -> Units:
@@ -52,6 +58,8 @@ def hashed(words: Sequence[str]) -> Units:
 
 def shingle_size(words: Sequence[str]) -> int:
     """Chooses how many units make a shingle."""
+    if all(map(str.isascii, words)):
+        return WORD_SHINGLE
     characters = sum(1 for word in words if _NO_SPACES.match(word))
     return CHARACTER_SHINGLE if 2 * characters > len(words) else WORD_SHINGLE
 

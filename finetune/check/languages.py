@@ -21,12 +21,12 @@ _NAMES = sorted({name for _, name in SCRIPTS})
 _INDEX = np.array([_NAMES.index("")] + [_NAMES.index(name) for _, name in SCRIPTS])
 
 STOP_WORDS = {
-    "English": "the of and to in is that it for was with as are this be have you what how which can not",
+    "English": "the of and to in is that it for was with are this be have you what how which can not i my your why do when",
     "German": "der die das und ist nicht ein eine zu den mit von auf für sich des dem im auch wird sie",
     "French": "le la les des est et une dans pour que qui pas sur au du avec ce sont vous il nous",
     "Spanish": "el la los las de que y en un una por con para es no se del al lo como está",
     "Italian": "il di che è la per un una non sono con del della si nel gli le da come anche più",
-    "Portuguese": "o a os as de que e em um uma por com para é não se do da no na como são",
+    "Portuguese": "o os de que e em um uma por com para é não se da na como são dos das ao pelo mais foi",
     "Dutch": "de het een van en is dat op te in voor niet met zijn aan er om ook als bij wordt",
 }
 """The commonest words of seven languages."""

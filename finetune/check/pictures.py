@@ -27,14 +27,17 @@ def bars(
     told = sorted(values.items(), key=lambda each: -each[1]) if ordered else list(values.items())
     if len(told) > MOST_BARS + 1:
         rest = told[MOST_BARS:]
-        told = [*told[:MOST_BARS], (f"{len(rest)} others", sum(count for _, count in rest))]
-    total, most = sum(values.values()), max(values.values(), default=1)
+        others = f"{len(rest)} others"
+        told = [*told[:MOST_BARS], (others, sum(count for _, count in rest))]
+        kinds = {**(kinds or {}), others: "rest"}
+    total = sum(values.values())
+    most = max((count for _, count in told), default=1)
     room, drawn = WIDTH - LABEL - VALUE, []
     for i, (name, count) in enumerate(told):
         y = i * (BAR + GAP)
         length = max(2.0, room * count / most)
         kind = (kinds or {}).get(name, "bar")
-        label = name if len(name) <= 22 else name[:21] + "…"
+        label = name if len(name) <= 18 else name[:17] + "…"
         drawn.append(
             f"<g><title>{escape(name)}: {count:,} {escape(unit)}</title>"
             f'<text class="label" x="{LABEL - 8}" y="{y + 13}" text-anchor="end">{escape(label)}</text>'

@@ -21,7 +21,7 @@ _NAMES = sorted({name for _, name in SCRIPTS})
 _INDEX = np.array([_NAMES.index("")] + [_NAMES.index(name) for _, name in SCRIPTS])
 
 STOP_WORDS = {
-    "English": "the of and to in is that it for was with are this be have you what how which can not i my your why do when",
+    "English": "the of and to in is that it for was with are this be have you what how which can not i my your why",
     "German": "der die das und ist nicht ein eine zu den mit von auf für sich des dem im auch wird sie",
     "French": "le la les des est et une dans pour que qui pas sur au du avec ce sont vous il nous",
     "Spanish": "el la los las de que y en un una por con para es no se del al lo como está",

@@ -85,7 +85,7 @@ def _pictures(checked: Checked) -> Iterator[Picture]:
         kinds = {code: "err" if findings.kept[code][0].severity == "error" else "over" for code in findings.counts}
         yield "Findings by kind", bars(findings.counts, kinds, "findings"), ""
     if figures["languages"]:
-        words = "of answers; a guess by script and common words"
+        words = "of answers, or of the whole row where they are labels; a guess by script and common words"
         yield "Languages", bars(figures["languages"], unit="rows"), words
     if findings.sizes:
         groups: Counter[str] = Counter()

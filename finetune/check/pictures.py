@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
-WIDTH, LABEL, VALUE, BAR, GAP = 560, 150, 90, 16, 8
+WIDTH, LABEL, VALUE, BAR, GAP = 560, 165, 90, 16, 8
 """Of a bar chart: the whole, its labels, its values, a bar and the space between two."""
 
 MOST_BARS = 10
@@ -37,7 +37,7 @@ def bars(
         y = i * (BAR + GAP)
         length = max(2.0, room * count / most)
         kind = (kinds or {}).get(name, "bar")
-        label = name if len(name) <= 18 else name[:17] + "…"
+        label = name if len(name) <= 20 else name[:19] + "…"
         drawn.append(
             f"<g><title>{escape(name)}: {count:,} {escape(unit)}</title>"
             f'<text class="label" x="{LABEL - 8}" y="{y + 13}" text-anchor="end">{escape(label)}</text>'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from finetune.check.finding import Finding
 from finetune.check.patterns import LONG_NUMBER, PATTERNS, Pattern
@@ -75,6 +76,23 @@ def _told(row: Row, text: Said, pattern: Pattern, found: re.Match[str]) -> Findi
         fix,
         masked(shown),
     )
+
+
+def blotted(finding: Finding) -> Finding:
+    """Masks what is private in the words that a finding of another kind quotes from a row."""
+    return replace(finding, what=_blotted(finding.what), why=_blotted(finding.why), snippet=_blotted(finding.snippet))
+
+
+def _blotted(text: str) -> str:
+    for pattern in PATTERNS:
+        if pattern.needs and not any(needed in text.lower() for needed in pattern.needs):
+            continue
+        for found in list(pattern.regex.finditer(text)):
+            near = pattern.context is None or pattern.context.search(text, 0, found.start())
+            if near and pattern.proof(found):
+                stretch = found["value"] if "value" in pattern.regex.groupindex else found.group()
+                text = text.replace(stretch, f"{stretch[:2]}…")
+    return text
 
 
 def masked(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.check.figures import Figures, too_long
 from finetune.check.finding import Finding, Findings, Side
-from finetune.check.private import Private
+from finetune.check.private import Private, blotted
 from finetune.check.similar import Similar
 from finetune.check.text import Texts
 from finetune.check.tools_schema import ToolSchemas
@@ -69,12 +69,12 @@ def check_rows(rows: Iterable[tuple[Row, Side]], findings: Findings, figures: Fi
     private, texts, schemas, similar = Private(), Texts(), ToolSchemas(), Similar()
     for row, side in rows:
         findings.add(private.see(row))
-        findings.add(texts.see(row))
-        findings.add(schemas.see(row))
+        findings.add(map(blotted, texts.see(row)))
+        findings.add(map(blotted, schemas.see(row)))
         similar.see(row, side)
         figures.see(row, side)
-    findings.add(texts.finish())
-    findings.add(similar.finish())
+    findings.add(map(blotted, texts.finish()))
+    findings.add(map(blotted, similar.finish()))
     findings.add(figures.finish())
 
 

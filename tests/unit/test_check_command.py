@@ -73,6 +73,14 @@ def test_warnings_leave_the_exit_code_alone_and_all_stand_in_the_report(folder: 
     assert "siemens" not in (folder / "problems.jsonl").read_text()
 
 
+def test_what_is_private_is_masked_in_findings_of_every_kind(folder: Path) -> None:
+    twice = {"prompt": "Write to jane.doe@siemens.de", "completion": "Dear [Your Name], jane.doe@siemens.de wrote."}
+    done = run(folder, [*PLAIN, twice, twice], "--report", "problems.jsonl", "--page", "check.html", "--json")
+    assert {"duplicate-exact", "placeholder", "personal-email"} <= set(json.loads(done.stdout)["counts"])
+    for told in (done.stdout, (folder / "problems.jsonl").read_text(), (folder / "check.html").read_text()):
+        assert "siemens" not in told
+
+
 def test_what_training_would_refuse_is_told_as_errors_with_exit_code_3(folder: Path) -> None:
     done = run(folder, '{"prompt": "a"}\n{"prompt": 1, "completion": "b"}\nx\n', "--json", "--quiet")
     assert done.returncode == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ class Figures:
 
     def see_example(self, example: Example) -> None:
         """Counts an example that may be learnt or held out, before it is cut or left out."""
-        self._lengths.append(len(example))
+        self._lengths.append(len(example) + len(example.cut))
         self._learnt.append(sum(example.learnt))
 
     def lengths(self) -> Lengths | None:
@@ -135,17 +135,14 @@ class Figures:
         }
 
 
-def too_long(examples: Iterable[Example], limit: int, truncates: bool, fix: str) -> Iterator[Finding]:
-    """Yields the examples that are left out or cut.
+def too_long(example: Example, limit: int, fix: str) -> Iterator[Finding]:
+    """Tells of an example that is left out or cut.
 
     Args:
-        examples: of a row.
+        example: that was, with what was cut off its end.
         limit: data.max_length.
-        truncates: whether the recipe cuts them.
         fix: the line that lets the longest in.
     """
-    for example in examples:
-        if len(example) > limit:
-            code, fate = ("cut-to-fit", "cut at a turn") if truncates else ("too-long", "left out")
-            what = f"{len(example):,} tokens: the example is {fate}"
-            yield Finding(code, "warning", example.place, "", what, f"data.max_length allows {limit:,}", fix)
+    code, fate = ("cut-to-fit", "cut at a turn") if example.cut else ("too-long", "left out")
+    what = f"{len(example) + len(example.cut):,} tokens: the example is {fate}"
+    yield Finding(code, "warning", example.place, "", what, f"data.max_length allows {limit:,}", fix)

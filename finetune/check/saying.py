@@ -23,9 +23,11 @@ class Said:
 
 def said(row: Row) -> Iterator[Said]:
     """Lists the texts of a row in their order; the arguments of a call are its JSON."""
+    if row.text:
+        yield Said("text", "text", "content", row.text, learnt=True)
     for i, message in enumerate(row.messages):
         role, name = message["role"], field_of(row, i)
-        learnt = role == "assistant" and i >= row.learn_from
+        learnt = role == "assistant" and i >= row.learn_from and i not in row.silent
         if reasoning := message.get("reasoning_content"):
             yield Said(f"{name}.reasoning_content", role, "reasoning", reasoning, learnt)
         if message["content"]:

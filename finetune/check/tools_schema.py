@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import referencing
 from jsonschema import Draft202012Validator
@@ -174,16 +174,16 @@ def _wrong(row: Row, field: str, name: str, problem: ValidationError, shown: str
     argument = path.lstrip(".") or "the arguments"
     code, fix = "tool-argument-wrong", "correct the call, or the tool's schema"
     rule = json.dumps(problem.validator_value, ensure_ascii=False)
-    value = snippet(json.dumps(problem.instance, ensure_ascii=False))
+    value, allowed = snippet(json.dumps(problem.instance, ensure_ascii=False)), cast(list[Any], problem.validator_value)
     if problem.validator == "required":
         code = "tool-argument-missing"
-        missing = [key for key in problem.validator_value if key not in problem.instance]
+        missing = [key for key in allowed if key not in cast(dict[str, Any], problem.instance)]
         what, why = f"{name} is called without {', '.join(missing)}", f"it requires {rule}"
         fix = f'"{missing[0]}": …'
     elif problem.validator == "type":
         what, why = f"{argument} of {name} is not of type {rule}", f"it is {value}"
     elif problem.validator == "enum":
-        close = difflib.get_close_matches(str(problem.instance), map(str, problem.validator_value), n=1, cutoff=0)
+        close = difflib.get_close_matches(str(problem.instance), map(str, allowed), n=1, cutoff=0)
         what, why = f"{argument} of {name} is none of its values", f"it is {value}; allowed are {snippet(rule)}"
         fix = f"write {json.dumps(close[0], ensure_ascii=False)}" if close else fix
     else:

@@ -13,11 +13,26 @@ from finetune.check.private import Private, blotted
 from finetune.check.similar import Similar
 from finetune.check.text import Texts
 from finetune.check.tools_schema import ToolSchemas
-from finetune.data import Row, prepare, read_split
+from finetune.data import Example, Row, prepare, read
+from finetune.data.assigning import HELD_OUT
+from finetune.data.reading import Read
 from finetune.errors import DataError, Problem
 from finetune.recipe import Recipe
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """What one file holds."""
+
+    name: str
+    format: str
+    shapes: dict[str, int]
+    """Shape -> rows."""
+    problems: int
+    """Records that training would refuse."""
+    held_out: bool
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class Checked:
     notes: tuple[str, ...]
     limit: int
     """data.max_length."""
+    files: tuple[CheckedFile, ...] = ()
 
     @property
     def refused(self) -> bool:
@@ -48,20 +64,25 @@ def check(recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None],
     Raises:
         ArtifactError: the base has no tokenizer or template.
     """
-    findings, figures, notes = Findings(hand_on), Figures(), []
+    findings, figures, notes = Findings(hand_on), Figures(), list[str]()
+    limit = recipe.data.max_length
     try:
-        learnt, held_out = read_split(recipe)
+        found = read(recipe, lambda problem: findings.add([_finding(problem)]))
     except DataError as error:
         findings.add(_refused(error))
-        return Checked(findings, figures.told(), (), recipe.data.max_length)
-    say(f"{len(learnt):,} rows to learn, {len(held_out):,} held out")
-    check_rows(_sides(learnt, held_out), findings, figures)
-    if base is None:
+        return Checked(findings, figures.told(), (), limit)
+    learnt, held_out = found.count(learnt=True)[0], found.count(learnt=False)[0]
+    say(f"{learnt:,} rows to learn, {held_out:,} held out")
+    check_rows(_sides(found), findings, figures)
+    if findings.errors:
+        notes.append("tokens are not counted: training would refuse the rows as they are")
+    elif base is None:
+        notes += [f"{n} rows are not learnt: {why}" for why, n in found.left_out.items()]
         notes.append(f"the tokenizer of {recipe.base} is not on disk: tokens are not counted")
     else:
         say("rendering")
-        notes += _render(recipe, base, [*learnt, *held_out], findings, figures)
-    return Checked(findings, figures.told(), tuple(notes), recipe.data.max_length)
+        notes += _render(recipe, base, findings, figures)
+    return Checked(findings, figures.told(), tuple(notes), limit, tuple(_files(found)))
 
 
 def check_rows(rows: Iterable[tuple[Row, Side]], findings: Findings, figures: Figures) -> None:
@@ -78,27 +99,41 @@ def check_rows(rows: Iterable[tuple[Row, Side]], findings: Findings, figures: Fi
     findings.add(figures.finish())
 
 
-def _sides(learnt: Iterable[Row], held_out: Iterable[Row]) -> Iterator[tuple[Row, Side]]:
-    yield from ((row, "learnt") for row in learnt)
-    yield from ((row, "held out") for row in held_out)
+def _sides(found: Read) -> Iterator[tuple[Row, Side]]:
+    for row, times in found.rows():
+        if times:
+            yield row, "held out" if times == HELD_OUT else "learnt"
 
 
-def _render(recipe: Recipe, base: Path, rows: list[Row], findings: Findings, figures: Figures) -> Iterator[str]:
+def _files(found: Read) -> Iterator[CheckedFile]:
+    """Says of each file what it holds."""
+    for file, shapes, problems in zip(found.files, found.shapes, found.wrong, strict=True):
+        form = file.reading.format
+        yield CheckedFile(
+            file.reading.shown, form.name + (", gzip" if form.gzip else ""), dict(shapes), problems, file.held_out
+        )
+
+
+def _render(recipe: Recipe, base: Path, findings: Findings, figures: Figures) -> Iterator[str]:
     """Renders as training would, counts tokens, and gives what training would note."""
     try:
         dataset = prepare(recipe, base)
     except DataError as error:
         findings.add(_refused(error))
         return
-    limit, truncates = recipe.data.max_length, recipe.data.too_long == "truncate"
-    examples = [*dataset.train, *dataset.held_out]
-    if dataset.counts.dropped or dataset.counts.truncated:
-        examples = [example for row in rows for example in dataset.renderer.examples(row)]
-        longest = max(map(len, examples))
-        findings.add(too_long(examples, limit, truncates, recipe.line("data.max_length", longest)))
-    for example in examples:
-        figures.see_example(example)
+    limit = recipe.data.max_length
+    longest = max(map(_whole, (*dataset.train, *dataset.held_out, *dataset.left_out)), default=0)
+    for examples in (dataset.train, dataset.held_out, dataset.left_out):
+        for example in examples:
+            figures.see_example(example)
+            if _whole(example) > limit:
+                findings.add(too_long(example, limit, recipe.line("data.max_length", longest)))
     yield from dataset.notes
+
+
+def _whole(example: Example) -> int:
+    """Counts the tokens of an example, those too that were cut off."""
+    return len(example) + len(example.cut)
 
 
 def _refused(error: DataError) -> Iterator[Finding]:

@@ -69,6 +69,7 @@ def as_told(checked: Checked) -> dict[str, Any]:
         "counts": dict(found.counts),
         "rows": dict(found.rows),
         "findings": [asdict(finding) for kept in found.kept.values() for finding in kept],
+        "files": [asdict(file) for file in checked.files],
         "figures": checked.figures,
         "notes": list(checked.notes),
     }
@@ -91,7 +92,17 @@ def told(checked: Checked, reported: bool) -> list[str]:
         if (more := count - min(count, SHOWN_OF_A_KIND)) > 0:
             lines += [f"  and {more:,} more" + ("" if reported else "; --report FILE writes them all")]
     lines += [""] if lines else []
-    return [*lines, *figures(checked), *(f"note: {note}" for note in checked.notes), _verdict(checked)]
+    return [*lines, *files(checked), *figures(checked), *(f"note: {note}" for note in checked.notes), _verdict(checked)]
+
+
+def files(checked: Checked) -> list[str]:
+    """What each file holds, one a line."""
+    lines = []
+    for file in checked.files:
+        shapes = ", ".join(f"{name} {count:,}" for name, count in file.shapes.items()) or "no rows"
+        wrong = f"; {file.problems:,} that cannot be learnt from" if file.problems else ""
+        lines += [f"file       {file.name}: {file.format}; {shapes}{wrong}{'; held out' if file.held_out else ''}"]
+    return lines
 
 
 def figures(checked: Checked) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.data.messages import rows_from
+from finetune.data.messages import row_from
 from finetune.draft.chunks import Chunk
 from finetune.draft.grounding import (
     FEWEST_SHARED,
@@ -129,9 +129,9 @@ def _row(pair: Pair, chunk: Chunk, kind: Kind, source: dict[str, Any]) -> dict[s
     """
     prompt = pair.question if kind is Kind.qa else f"{pair.question}\n\n{chunk.text.strip()}"
     row = {"prompt": prompt, "completion": pair.answer, "source": source}
-    for found in rows_from(row, ""):
-        if isinstance(found, Problem):
-            raise _Dropped("training would refuse it", f"{found.what} {found.why}".strip())
+    found = row_from(row, "")
+    if isinstance(found, Problem):
+        raise _Dropped("training would refuse it", f"{found.what} {found.why}".strip())
     return row
 
 

@@ -70,7 +70,7 @@ def glaive(data: Path) -> Iterator[dict[str, Any]]:
 
 def made(values: Iterator[dict[str, Any]], name: str) -> list[Row]:
     """Reads rows; what training would refuse is left out."""
-    found = [row_from(value, f"{name}.jsonl:{i}", name) for i, value in enumerate(values, 1)]
+    found = [row_from(value, f"{name}.jsonl:{i}") for i, value in enumerate(values, 1)]
     return [row for row in found if isinstance(row, Row)]
 
 
@@ -201,7 +201,7 @@ def plant(rows: list[Row], calls: list[Row], chance: random.Random) -> tuple[lis
     for i, (sentence, code) in enumerate(private(chance)):
         host = chance.choice(long)
         texts = (f"{host.messages[0]['content'][:200]} ({i})\n{sentence}", f"{i}: {host.messages[-1]['content'][:120]}")
-        row = row_from({"prompt": texts[i % 2], "completion": texts[1 - i % 2]}, f"{code}:{i}", "")
+        row = row_from({"prompt": texts[i % 2], "completion": texts[1 - i % 2]}, f"{code}:{i}")
         assert isinstance(row, Row)
         learnt.append(row)
     wrong = [made for i, row in enumerate(calls) if (made := broken(row, chance, f"call:{i}"))]

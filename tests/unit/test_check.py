@@ -21,7 +21,7 @@ from finetune.data.messages import row_from
 
 
 def row(prompt: str, answer: str, place: str = "rows.jsonl:1", **more: Any) -> Row:
-    made = row_from({"prompt": prompt, "completion": answer, **more}, place, "rows.jsonl")
+    made = row_from({"prompt": prompt, "completion": answer, **more}, place)
     assert isinstance(made, Row), made
     return made
 
@@ -236,7 +236,6 @@ def called(arguments: dict[str, Any], parameters: dict[str, Any]) -> list[Findin
             ],
         },
         "rows.jsonl:1",
-        "",
     )
     assert isinstance(made, Row), made
     found: list[Finding] = []
@@ -305,7 +304,7 @@ def test_the_one_call_of_glaive_that_breaks_its_schema_is_found(test_data: Path)
                 messages.append({"role": "assistant", "content": "", "tool_calls": [json.loads(turn["value"])]})
             else:
                 messages.append({"role": roles[turn["from"]], "content": turn["value"]})
-        made = row_from({"tools": told["tools"], "messages": messages}, f"glaive:{i}", "")
+        made = row_from({"tools": told["tools"], "messages": messages}, f"glaive:{i}")
         rows += [(made, "learnt")] if isinstance(made, Row) else []
     findings = Findings()
     check_rows(rows, findings, Figures())

@@ -23,7 +23,7 @@ MIXED = "q7Zr2Kx9Lm4Tv8Bn3Wc6Yd1Hs5Gf0JpEaUiOoAe"
 
 
 def found(text: str) -> list[tuple[str, str]]:
-    row = row_from({"prompt": text, "completion": "Noted."}, "rows.jsonl:1", "")
+    row = row_from({"prompt": text, "completion": "Noted."}, "rows.jsonl:1")
     assert isinstance(row, Row), row
     return [(finding.code, finding.snippet) for finding in Private().see(row)]
 
@@ -99,7 +99,7 @@ def test_a_system_prompt_is_told_once_however_many_rows_share_it() -> None:
             {"role": "user", "content": f"{i}?"},
             {"role": "assistant", "content": "Yes."},
         ]
-        row = row_from({"messages": messages}, f"rows.jsonl:{i}", "")
+        row = row_from({"messages": messages}, f"rows.jsonl:{i}")
         assert isinstance(row, Row)
         told += list(private.see(row))
     assert [finding.place for finding in told] == ["rows.jsonl:0"]

@@ -26,7 +26,7 @@ JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def check(
-    recipe: Path = typer.Argument(help="The recipe."),
+    recipe: Path = typer.Argument(help="The recipe; or a file or folder of rows alone."),
     overrides: list[str] = SET,
     report: Path | None = REPORT,
     page: Path | None = PAGE,
@@ -38,9 +38,9 @@ def check(
     from finetune.check import check as check_data
     from finetune.check.page import write_page
     from finetune.hub import locate
-    from finetune.recipe import load
+    from finetune.recipe import load_or_rows
 
-    wishes = load(recipe, overrides)
+    wishes = load_or_rows(recipe, overrides)
     base = locate(wishes.base, wishes.base_path, wishes.revision)
     with ExitStack() as open_files:
         lines = None
@@ -85,14 +85,22 @@ def told(checked: Checked, reported: bool) -> list[str]:
         kept, count = found.kept[code], found.counts[code]
         rows = f", {found.rows[code]:,} rows" if found.rows[code] > count and not code.startswith("leak") else ""
         lines += [f"{kept[0].severity}: {CODES[code]}  [{code}: {count:,}{rows}]"]
-        for finding in kept[:SHOWN_OF_A_KIND]:
+        for finding in _told_first(kept):
             lines += [f"  {_one_line(finding.place + ('  ' + finding.field if finding.field else ''))}"]
             parts = (("what", finding.what), ("shows", finding.snippet), ("why", finding.why), ("fix", finding.fix))
             lines += [f"    {name:<5} {_one_line(text)}" for name, text in parts if text]
-        if (more := count - min(count, SHOWN_OF_A_KIND)) > 0:
+        if (more := count - len(_told_first(kept))) > 0:
             lines += [f"  and {more:,} more" + ("" if reported else "; --report FILE writes them all")]
     lines += [""] if lines else []
     return [*lines, *files(checked), *figures(checked), *(f"note: {note}" for note in checked.notes), _verdict(checked)]
+
+
+def _told_first(kept: list[Finding]) -> list[Finding]:
+    """Gives the first few of a kind; what is wrong with a whole file is told once."""
+    from finetune.data.shapes.proposing import OF_THE_FILE
+
+    once = {(finding.what, finding.fix): finding for finding in reversed(kept) if finding.what in OF_THE_FILE}
+    return [f for f in kept if f.what not in OF_THE_FILE or f is once[f.what, f.fix]][:SHOWN_OF_A_KIND]
 
 
 def files(checked: Checked) -> list[str]:

@@ -101,9 +101,9 @@ def _prepared(recipe: Path, overrides: list[str], tokenizer: Path | None) -> tup
     """
     from finetune.data import prepare
     from finetune.hub import locate
-    from finetune.recipe import load
+    from finetune.recipe import load_or_rows
 
-    wishes = load(recipe, overrides)
+    wishes = load_or_rows(recipe, overrides)
     base = tokenizer or locate(wishes.base, wishes.base_path, wishes.revision)
     if base is None:
         folder = f"{wishes.base.rpartition('/')[2]}-tokenizer"

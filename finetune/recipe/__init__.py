@@ -1,6 +1,6 @@
 """Floor 2: the recipe, read without torch, every mistake told with its line and its cure."""
 
-from finetune.recipe.loading import dump, load
+from finetune.recipe.loading import dump, load, load_or_rows
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
     FAMILIES,
@@ -36,5 +36,6 @@ __all__ = [
     "json_schema",
     "keys",
     "load",
+    "load_or_rows",
     "override",
 ]

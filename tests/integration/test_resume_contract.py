@@ -33,6 +33,8 @@ OTHER: dict[str, Any] = {
     "system": "Be brief.",
     "data.train": "../../other.jsonl",
     "data.eval": 0.1,
+    "data.columns": {"prompt": "question", "completion": "answer"},
+    "data.group": "customer",
     "data.max_length": 1024,
     "data.too_long": "truncate",
     "data.thinking": "never",

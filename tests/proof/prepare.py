@@ -223,7 +223,7 @@ def a_million(folder: Path, template: str, number: int, work: Path) -> None:
     (base / "chat_template.jinja").write_text(template)
     (base / "tokenizer.json").symlink_to(folder / "tokenizers" / "qwen3.5-rebuilt" / "tokenizer.json")
     reading = reading_of(
-        folder / "finance_banking77" / "train.csv", "", {"prompt": "text", "completion": "category"}, None
+        folder / "finance_banking77" / "train.csv", "train.csv", {"prompt": "text", "completion": "category"}, None
     )
     asked = [row.messages for row in rows_in(reading) if isinstance(row, Row)]
     with (work / "many.jsonl").open("w") as file:

@@ -34,7 +34,7 @@ def visible_share(items: int, changed: int) -> float | None:
     share = changed / items
     reach = Z * math.sqrt(items) + Z_POWER * math.sqrt(items - Z**2 + Z_POWER**2)
     difference = math.sqrt(share) * reach / (items + Z_POWER**2)
-    if difference <= share:
+    if 0 < difference <= share:
         return difference
     # sqrt(items * d) = Z + Z_POWER * sqrt(1 - d), a quadratic equation of sqrt(1 - d)
     root = math.sqrt((Z * Z_POWER) ** 2 + (items + Z_POWER**2) * (items - Z**2))

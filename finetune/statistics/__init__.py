@@ -9,7 +9,18 @@ from finetune.statistics.comparing import (
     paired_mean,
     verdict,
 )
-from finetune.statistics.drawing import DRAWS, SEED, Units, bca, drawn_ratios, percentile, sure_ratio, units_of
+from finetune.statistics.drawing import (
+    DRAWS,
+    SEED,
+    Units,
+    bca,
+    drawn_ratios,
+    expanded,
+    percentile,
+    sign_flip,
+    sure_ratio,
+    units_of,
+)
 from finetune.statistics.intervals import SURE, Interval, wilson
 from finetune.statistics.pairs import Pairs, mcnemar, newcombe, pairs_of
 from finetune.statistics.several import holm
@@ -28,6 +39,7 @@ __all__ = [
     "Verdict",
     "bca",
     "drawn_ratios",
+    "expanded",
     "holm",
     "mcnemar",
     "newcombe",
@@ -35,6 +47,7 @@ __all__ = [
     "paired_mean",
     "pairs_of",
     "percentile",
+    "sign_flip",
     "sure_ratio",
     "units_of",
     "verdict",

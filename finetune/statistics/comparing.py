@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune.statistics.drawing import bca, drawn_ratios, units_of
-from finetune.statistics.intervals import SURE, Interval
+from finetune.statistics.drawing import bca, drawn_ratios, sign_flip, units_of
+from finetune.statistics.intervals import Interval
 from finetune.statistics.pairs import mcnemar, newcombe, pairs_of
 from finetune.statistics.visible import ENOUGH_UNITS, visible_change, visible_share
 
@@ -23,8 +23,8 @@ class Comparison:
 
     difference: Interval
     """The second's figure minus the first's."""
-    p: float | None
-    """How often chance alone does as much; None where there is no exact test."""
+    p: float
+    """How often chance alone does as much: McNemar's, or that of turning signs."""
     sees: float | None
     """The smallest true difference that such a set shows four times in five; None where it can show none."""
     units: int
@@ -82,13 +82,13 @@ def paired_mean(
     count = units.sums.shape[1]
     varied = float(drawn.max() - drawn.min()) > 1e-12 * float(abs(drawn).max())
     error = float(drawn.std(ddof=1)) if varied else 0.0
-    return Comparison(bca(units, drawn), None, visible_change(error, count), count)
+    return Comparison(bca(units, drawn), sign_flip(units, **drawing), visible_change(error, count), count)
 
 
 def verdict(compared: Comparison, better: Better, p: float | None = None) -> Verdict:
     """Says whether the second model is better, worse, or whether there is no evidence of either.
 
-    There is evidence where the interval holds no 0 and p, if there is one, is at most 0.05, of 6 units at least.
+    There is evidence where the interval holds no 0 and p is at most 0.05, of 6 units at least.
 
     Args:
         compared: the two.
@@ -98,6 +98,6 @@ def verdict(compared: Comparison, better: Better, p: float | None = None) -> Ver
     difference = compared.difference
     p = compared.p if p is None else p
     sure = difference.low > 0 or difference.high < 0
-    if not sure or compared.units < ENOUGH_UNITS or (p is not None and p > 1 - SURE):
+    if not sure or compared.units < ENOUGH_UNITS or p > 0.05:
         return "no evidence"
     return "better" if (difference.value > 0) == (better == "higher") else "worse"

@@ -6,6 +6,7 @@ item or, where several items share a document, the document: then those go in an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -14,7 +15,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from finetune.statistics.intervals import Interval
+from finetune.statistics.intervals import Interval, Z
 
 Figures = NDArray[numpy.float64]
 
@@ -24,8 +25,11 @@ SEED = 0
 MOST_AT_ONCE = 2**21
 """Drawn units that are held at once, 16 MiB for each array of them; the draws are the same whatever it is."""
 
+MOST_COUNTED = 12
+"""Units whose ways of being better or worse, 4,096, are all counted."""
+
 LEVELS = (0.025, 0.975)
-"""Where an interval of 95 % begins and ends."""
+"""Where the middle 95 % begin and end."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,14 @@ def percentile(value: float, drawn: Figures) -> Interval:
 
 
 def bca(units: Units, drawn: Figures) -> Interval:
-    """Gives the interval of a single ratio, corrected for bias and skew, which fewer units need more.
+    """Gives the interval of a single ratio, corrected for bias, for skew, and for how few the units are.
 
     Args:
         units: of one quantity.
         drawn: its ratios, (draws,).
 
     Source: Efron, Journal of the American Statistical Association 82, 1987, p. 171; the acceleration by leaving out one
-    unit at a time.
+    unit at a time. The levels are those of `expanded`.
     """
     (value,) = units.ratios.tolist()
     normal = NormalDist()
@@ -120,8 +124,9 @@ def bca(units: Units, drawn: Figures) -> Interval:
     bias = normal.inv_cdf(min(max(below, edge), 1 - edge))
     acceleration = _acceleration(units)
     ends = []
-    for level in LEVELS:
-        shifted = bias + normal.inv_cdf(level)
+    reach = expanded(units.sums.shape[1])
+    for side in (-reach, reach):
+        shifted = bias + side
         ends.append(100 * normal.cdf(bias + shifted / (1 - acceleration * shifted)))
     low, high = numpy.percentile(drawn, ends)
     return Interval(value, float(low), float(high))
@@ -146,6 +151,48 @@ def sure_ratio(
     """
     units = units_of([quantity], weights, clusters)
     return bca(units, drawn_ratios(units, **drawing)[0])
+
+
+def expanded(count: int) -> float:
+    """Gives how many standard errors of the draws lie on each side of a mean of so many units.
+
+    Draws of few units vary too little, by the root of (n - 1) / n, and their spread is no surer than that behind
+    Student's t. One unit says nothing; it is drawn the same always.
+
+    Source: Hesterberg, The American Statistician 69, 2015, p. 371, section 3.3, expanded percentiles; the quantile of t
+    by Abramowitz and Stegun, 26.7.5, which for 5 degrees of freedom gives 2.5703 in place of 2.5706.
+    """
+    free = max(count - 1, 1)
+    terms = (
+        (Z**3 + Z) / 4,
+        (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96,
+        (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384,
+        (79 * Z**9 + 776 * Z**7 + 1482 * Z**5 - 1920 * Z**3 - 945 * Z) / 92160,
+    )
+    t: float = Z + sum(term / free**power for power, term in enumerate(terms, start=1))
+    return t * math.sqrt(1 + 1 / free)
+
+
+def sign_flip(units: Units, draws: int = DRAWS, seed: int = SEED) -> float:
+    """Gives how often a sum of differences gets as large where chance decides, unit by unit, who of the two is better.
+
+    Up to 12 units all ways are counted; of more, as many as `draws` are drawn, and what was seen counts as one of them.
+
+    Source: Fisher, The Design of Experiments, 1935, section 21; Phipson and Smyth, Statistical Applications in Genetics
+    and Molecular Biology 9, 2010, article 39, for that one.
+    """
+    apart = units.sums[0]
+    seen = abs(apart.sum()) * (1 - 1e-9)  # all ways of a tie count, however they are rounded
+    count = len(apart)
+    if count <= MOST_COUNTED:
+        signs = 1 - 2 * ((numpy.arange(2**count)[:, None] >> numpy.arange(count)) & 1)
+        return float((abs(signs @ apart) >= seen).mean())
+    generator = numpy.random.default_rng(seed)
+    at_once, larger = max(1, MOST_AT_ONCE // count), 0
+    for begin in range(0, draws, at_once):
+        signs = 1 - 2 * generator.integers(2, size=(min(at_once, draws - begin), count), dtype=numpy.int8)
+        larger += int((abs(signs @ apart) >= seen).sum())
+    return (larger + 1) / (draws + 1)
 
 
 def _acceleration(units: Units) -> float:

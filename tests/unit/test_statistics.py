@@ -8,17 +8,20 @@ import numpy
 import pytest
 
 from finetune.statistics import (
+    DRAWS,
     Comparison,
     Interval,
     Pairs,
     drawing,
     drawn_ratios,
+    expanded,
     holm,
     mcnemar,
     newcombe,
     paired_binary,
     paired_mean,
     pairs_of,
+    sign_flip,
     sure_ratio,
     units_of,
     verdict,
@@ -71,7 +74,7 @@ def test_nothing_has_no_share_no_mean_and_no_difference() -> None:
 def test_one_item_is_no_evidence_however_it_changed() -> None:
     binary, mean = paired_binary([False], [True]), paired_mean([0.0], [1.0])
     assert (binary.difference.value, binary.p, binary.sees, binary.units) == (1.0, 1.0, None, 1)
-    assert mean == Comparison(Interval(1.0, 1.0, 1.0), None, None, 1)
+    assert mean == Comparison(Interval(1.0, 1.0, 1.0), 1.0, None, 1)
     assert verdict(binary, "higher") == verdict(mean, "higher") == "no evidence"
 
 
@@ -85,7 +88,7 @@ def test_models_that_agree_everywhere_differ_by_nothing_with_room_on_both_sides(
     always = paired_binary([True] * 50, [True] * 50)
     assert always.difference.high == pytest.approx(1 - wilson(50, 50).low)
     equal = paired_mean([2.0] * 50, [2.0] * 50)
-    assert equal == Comparison(Interval(0.0, 0.0, 0.0), None, None, 50)
+    assert equal == Comparison(Interval(0.0, 0.0, 0.0), 1.0, None, 50)
     assert verdict(equal, "lower") == "no evidence"
 
 
@@ -109,8 +112,8 @@ def test_a_verdict_knows_which_way_is_better_and_obeys_an_adjusted_p() -> None:
     rose = Comparison(Interval(0.4, 0.1, 0.7), 0.01, 0.2, 100)
     assert (verdict(rose, "higher"), verdict(rose, "lower")) == ("better", "worse")
     assert verdict(rose, "higher", p=0.06) == "no evidence"
-    assert verdict(Comparison(Interval(0.4, -0.01, 0.7), None, 0.2, 100), "higher") == "no evidence"
-    assert verdict(Comparison(Interval(-0.4, -0.7, -0.1), None, None, 5), "lower") == "no evidence"
+    assert verdict(Comparison(Interval(0.4, -0.01, 0.7), 0.01, 0.2, 100), "higher") == "no evidence"
+    assert verdict(Comparison(Interval(-0.4, -0.7, -0.1), 0.01, None, 5), "lower") == "no evidence"
 
 
 def test_pairs_are_counted_by_who_was_right() -> None:
@@ -136,10 +139,22 @@ def test_items_of_one_document_go_together_and_count_as_one() -> None:
     assert (alone.units, together.units) == (500, 20)
     assert together.difference.value == pytest.approx(alone.difference.value)
     wider = (together.difference.high - together.difference.low) / (alone.difference.high - alone.difference.low)
-    assert wider == pytest.approx(5.0, rel=0.1), "the root of 25"
+    assert wider == pytest.approx(5.0 * expanded(20) / expanded(500), rel=0.1), "the root of 25"
     right = [shift > 0 for shift in apart]
     assert paired_binary(nothing, right, documents).units == 20  # type: ignore[arg-type]
-    assert paired_binary(nothing, right, list(range(500))).p is not None  # type: ignore[arg-type]
+    assert paired_binary(nothing, right, list(range(500))).units == 500  # type: ignore[arg-type]
+
+
+def test_all_ways_of_turning_few_signs_are_counted() -> None:
+    assert paired_mean([0.0] * 6, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).p == 2 / 64
+    assert paired_mean([0.0] * 3, [1.0, 1.0, -1.0]).p == 1.0
+    assert sign_flip(units_of([[1.0] * 100])) == 1 / (DRAWS + 1)
+
+
+def test_few_units_reach_as_far_as_students_t() -> None:
+    assert expanded(6) == pytest.approx(2.5706 * (6 / 5) ** 0.5, rel=2e-4)
+    assert expanded(21) == pytest.approx(2.0860 * (21 / 20) ** 0.5, rel=1e-4)
+    assert expanded(10**6) == pytest.approx(1.95996, rel=1e-5)
 
 
 def test_draws_are_the_same_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

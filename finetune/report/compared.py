@@ -12,6 +12,9 @@ from finetune.report.reading import Evidence
 
 SETS = {"domain": "What it was tuned for", "regression": "What should have stayed"}
 
+FIRST_FLIPS = 3
+"""Of a task and a direction, that are shown at once; the others on demand."""
+
 MOST_LETTERS = 1_600
 """Of a prompt or an answer that are shown; of more the beginning and the end."""
 
@@ -26,6 +29,8 @@ class Row:
     pair: Pair
     first: bool
     """Whether it is the first of its task."""
+    compared: str
+    """Of what with what."""
     before: str
     after: str
     difference: str
@@ -63,12 +68,13 @@ def _table(title: str, unit: str, tasks: list[Task]) -> Table:
 
 def _row(task: Task, pair: Pair, scale: drawing.Scale) -> Row:
     before, after = (
-        telling.figure(task.scores[side].value, task) if side in task.scores else "" for side in _sides(pair)
+        telling.figure(task.scores[side].value, task) if side in task.scores else "" for side in (pair.one, pair.other)
     )
     return Row(
         task=task,
         pair=pair,
         first=pair is task.pairs[0],
+        compared=" → ".join(side.removeprefix("gguf/") for side in (pair.one, pair.other)),
         before=before,
         after=after,
         difference=telling.bare_change(pair.difference.value, task),
@@ -77,10 +83,6 @@ def _row(task: Task, pair: Pair, scale: drawing.Scale) -> Row:
         sees=f"over {telling.change(pair.sees, task, sign=False)}" if pair.sees is not None else "none",
         mark=drawing.mark(pair.difference, pair.sees, scale, turned=task.better == "lower"),
     )
-
-
-def _sides(pair: Pair) -> tuple[str, str]:
-    return pair.one, pair.other
 
 
 def asked_alike(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -115,7 +117,12 @@ def flipped(evidence: Evidence) -> list[dict[str, Any]]:
         if task.flips is None or not flips.gained + flips.lost:
             continue
         groups = [
-            {"way": way, "count": count, "items": [_shown(item) for item in items], "more": count - len(items)}
+            {
+                "way": way,
+                "first": [_shown(item) for item in items[:FIRST_FLIPS]],
+                "later": [_shown(item) for item in items[FIRST_FLIPS:]],
+                "more": count - len(items),
+            }
             for way, count, items in (
                 ("lost", flips.lost, flips.shown_lost),
                 ("gained", flips.gained, flips.shown_gained),
@@ -128,20 +135,27 @@ def flipped(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _shown(item: Item) -> dict[str, Any]:
     prompt = words(item.prompt)
+    before, after = (item.sides[side].answer or "" for side in (BASE, TUNED))
     return {
         "place": item.place or f"item {item.item}",
-        "brief": _brief(prompt),
+        "brief": _brief(prompt, 100, end=True),
+        "brief_before": _brief(before, 64),
+        "brief_after": _brief(after, 64),
         "prompt": cut(prompt),
         "expected": cut(words(item.expected)) if item.expected is not None else "",
-        "before": cut(item.sides[BASE].answer or ""),
-        "after": cut(item.sides[TUNED].answer or ""),
+        "before": cut(before),
+        "after": cut(after),
     }
 
 
-def _brief(prompt: str) -> str:
-    """Gives the last words of a prompt, which mostly hold the question."""
-    line = " ".join(readable(prompt).split())
-    return line if len(line) <= 110 else f"… {line[-108:]}"
+def _brief(text: str, letters: int, *, end: bool = False) -> str:
+    """Gives the first words of a text, or the last ones, which of a prompt mostly hold the question."""
+    line = " ".join(readable(text).split())
+    if len(line) <= letters:
+        return line
+    return (
+        f"… {line[-letters:].partition(' ')[2]}" if end else f"{line[:letters].rpartition(' ')[0] or line[:letters]} …"
+    )
 
 
 def cut(text: str) -> str:

@@ -10,9 +10,6 @@ from finetune.report import drawing
 from finetune.report.reading import Evidence
 from finetune.report.telling import duration, signed, size, when
 
-COLOURS = 8
-"""Of the parts of a bar."""
-
 MOST_NAMED = 7
 """Parts of a plan that are named; the smaller ones are told together."""
 
@@ -40,25 +37,31 @@ def data(evidence: Evidence) -> dict[str, Any] | None:
         ),
     ]
     examples = [
-        ("learnt from", told["examples"]),
-        ("held out", told["held_out_examples"]),
-        ("too long, left out", told["dropped"]),
+        ("learnt from", told["examples"], 0),
+        ("held out", told["held_out_examples"], 3),
+        ("too long, left out", told["dropped"], 5),
     ]
-    bars = [("examples", drawing.stacked([part for part in examples if part[1]]))]
+    bars = [_bar("examples", examples)]
     if tokens and learnt is not None:
-        bars.append(("tokens", drawing.stacked([("learnt", learnt), ("context", tokens - learnt)])))
+        bars.append(_bar("tokens", [("learnt", learnt, 0), ("context", tokens - learnt, 7)]))
     notes = [
         *([f"{told['truncated']:,} examples were cut at a turn"] if told["truncated"] else []),
         *([f"the reasoning of {told['with_reasoning']:,} rows is learnt"] if told["with_reasoning"] else []),
     ]
-    colours = {"examples": [0, 3, 7], "tokens": [0, 7]}
-    return {"tiles": tiles, "bars": bars, "colours": colours, "notes": notes, "sources": _sources(evidence)}
+    return {"tiles": tiles, "bars": bars, "notes": notes, "sources": _sources(evidence)}
+
+
+def _bar(what: str, parts: list[tuple[str, int, int]]) -> dict[str, Any]:
+    """Lays a bar of named parts, each with the number of its colour; those that are none are left out."""
+    there = [part for part in parts if part[1]]
+    laid = drawing.stacked([(name, value) for name, value, _ in there])
+    return {"what": what, "parts": laid, "colours": [colour for _, _, colour in there]}
 
 
 def _sources(evidence: Evidence) -> list[str]:
     told = []
     for source in sources_of(evidence.recipe):
-        name = source.hub if source.hub else str(source.path)
+        name = source.hub if source.hub else source.path.name if source.path else ""
         more = [f"revision {source.revision}"] if source.revision else []
         more += [f"licence {source.license}"] if source.license else []
         told.append(", ".join([name, *more]))
@@ -139,7 +142,7 @@ def ledger(evidence: Evidence) -> dict[str, Any] | None:
 
 def _of_ledger(line: dict[str, Any], scale: drawing.Scale) -> dict[str, Any]:
     name = f"GGUF {line['weights']}" if line["name"] == "gguf" else line["name"]
-    row = {"name": name, "weights": line["weights"], "engine": line["engine"]}
+    row = {"name": name, "beneath": line["engine"] if line["name"] == "gguf" else line["weights"]}
     row |= {"size": size(line["bytes"]) if line["bytes"] else "", "missing": line.get("not_measured") or ""}
     if "loss" in line:
         loss, kept = line["loss"], line["kept"]
@@ -199,7 +202,7 @@ def chain(evidence: Evidence) -> list[dict[str, Any]]:
         failed = [claim for claim in claims if not claim["holds"]]
         files = [("in", name, str(value), _beside(made.get(name), value)) for name, value in stage["inputs"].items()]
         files += [("out", name, str(value), "") for name, value in stage["outputs"].items()]
-        links = {beside for _, _, _, beside in files if beside}
+        links = {beside: None for _, _, _, beside in files if beside}
         found.append(
             {
                 **stage,
@@ -207,7 +210,7 @@ def chain(evidence: Evidence) -> list[dict[str, Any]]:
                 "when": when(stage["finished"]),
                 "took": duration(stage["seconds"]),
                 "files": files,
-                "links_in_short": sorted(links),
+                "links": list(links),
                 "failed": failed,
                 "held": len(claims) - len(failed),
             }
@@ -221,7 +224,7 @@ def _beside(made: tuple[str, str] | None, value: Any) -> str:
     if made is None:
         return ""
     digest, stage = made
-    return f"as {stage} made it" if digest == value else f"not as {stage} made it"
+    return f"from {stage}" if digest == value else f"not what {stage} made"
 
 
 def _told(claim: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from finetune.report.evaluation import Evaluation, Pair, Task
+from finetune.report.evaluation import TUNED, Evaluation, Pair, Task
 from finetune.report.reading import Evidence
 from finetune.statistics import Interval
 
@@ -44,7 +44,7 @@ def headline(evidence: Evidence) -> Headline:
         kind = "mixed" if "worse" in verdicts else "better"
     elif "worse" in verdicts:
         kind = "worse"
-    return Headline(kind, _tasks(compared), _reach(evaluation))
+    return Headline(kind, _tasks(compared), " ".join(filter(None, [_reach(evaluation), *_forms(evaluation)])))
 
 
 def _tasks(compared: list[tuple[Task, Pair]]) -> str:
@@ -69,14 +69,28 @@ def _tasks(compared: list[tuple[Task, Pair]]) -> str:
 
 def _reach(evaluation: Evaluation) -> str:
     """Says what nothing was found against, and how small a harm would have been seen."""
-    watched = [task for task in evaluation.tasks if task.set == "regression" and task.main is not None]
+    watched = [(task.main, task) for task in evaluation.tasks if task.set == "regression" and task.main is not None]
     if not watched:
         return "Nothing watched for harm: no regression set was named under evaluate.tasks."
-    seen = [(task.main.sees, task) for task in watched if task.main is not None and task.main.sees is not None]
+    unharmed = [(pair.sees, task) for pair, task in watched if pair.verdict != "worse"]
+    if not unharmed:
+        return ""
+    seen = [(sees, task) for sees, task in unharmed if sees is not None]
     if not seen:
         return "The regression sets are too small to show any harm."
     sees, task = max(seen, key=lambda pair: pair[0] if pair[1].is_share else 0.0)
-    return f"Harm smaller than {change(sees, task, sign=False)} on {task.name} would not have been seen."
+    return f"A harm of less than {change(sees, task, sign=False)} on {task.name} may have gone unseen."
+
+
+def _forms(evaluation: Evaluation) -> list[str]:
+    """Says of each other form of the tuned model where it is worse."""
+    pairs = [(pair, task.name) for task in evaluation.tasks for pair in task.pairs if pair.one == TUNED]
+    told = []
+    for form in dict.fromkeys(pair.other for pair, _ in pairs):
+        worse = [name for pair, name in pairs if pair.other == form and pair.verdict == "worse"]
+        if worse:
+            told.append(f"{form.removeprefix('gguf/')} is worse than the tuned model on {', '.join(worse)}.")
+    return told
 
 
 def _of_training(evidence: Evidence) -> Headline:
@@ -115,10 +129,8 @@ def span(interval: Interval, task: Task) -> str:
 
 
 def plain(value: float) -> str:
-    """Writes a number with three decimals, or more where it is small."""
-    if value == 0 or abs(value) >= 0.01:
-        return f"{value:.3f}".replace("-", MINUS)
-    return f"{value:.1e}".replace("-", MINUS)
+    """Writes a number with three decimals, or four where it is small."""
+    return f"{value:.{3 if abs(value) >= 0.01 else 4}f}".replace("-", MINUS)
 
 
 def signed(told: str) -> str:

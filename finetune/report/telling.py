@@ -32,10 +32,8 @@ def headline(evidence: Evidence) -> Headline:
     evaluation = evidence.evaluation
     compared = [(task, task.main) for task in evaluation.tasks if task.main is not None]
     if evaluation.gate.failed:
-        failed, rules = len(evaluation.gate.failed), len(evaluation.gate.rules)
-        return Headline(
-            "worse", f"{failed} of {_many(rules, 'rule')} that the recipe demands did not hold.", _tasks(compared)
-        )
+        gates = f"{len(evaluation.gate.failed)} of {_many(len(evaluation.gate.rules), 'gate')}"
+        return Headline("worse", f"Not to be shipped as it is: {gates} of the recipe failed.", _tasks(compared))
     if not compared:
         return Headline("unknown", "The evaluation does not compare the tuned model with its base.")
     verdicts = {pair.verdict for _, pair in compared}
@@ -101,9 +99,8 @@ def _of_training(evidence: Evidence) -> Headline:
         return Headline("unknown", "Nothing was held out and nothing evaluated: what the tuning did is not known.")
     way = "fell" if held[-1] < held[0] else "did not fall"
     figures = f"from {held[0]:.3f} to {held[-1]:.3f} nats a token"
-    return Headline(
-        "unknown", f"Held-out loss {way}, {figures}.", "It was not evaluated: how sure that is, is not known."
-    )
+    beneath = "It was not evaluated: how sure that is, and whether anything else got worse, is not known."
+    return Headline("unknown", f"Held-out loss {way}, {figures}.", beneath)
 
 
 def figure(value: float, task: Task) -> str:

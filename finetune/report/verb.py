@@ -52,6 +52,7 @@ def page(evidence: Evidence, head: telling.Headline) -> str:
         autoescape=True,
         loader=FileSystemLoader(_HERE),
         undefined=StrictUndefined,
+        finalize=_readable,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -66,6 +67,11 @@ def page(evidence: Evidence, head: telling.Headline) -> str:
         marks=compared.MARKS,
         **_parts(evidence),
     )
+
+
+def _readable(value: Any) -> Any:
+    """Spells out what hides in any text; what a template drew stays as it is."""
+    return compared.readable(value) if type(value) is str else value
 
 
 def missing(evidence: Evidence) -> dict[str, str]:

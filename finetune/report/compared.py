@@ -61,8 +61,9 @@ def tables(evaluation: Evaluation) -> list[Table]:
 
 
 def _table(title: str, unit: str, tasks: list[Task]) -> Table:
-    scale = drawing.forest_scale((pair.difference, pair.sees) for task in tasks for pair in task.pairs)
-    rows = tuple(_row(task, pair, scale) for task in tasks for pair in task.pairs)
+    shown = [(task, pair) for task in tasks for pair in task.pairs if pair.one in (BASE, TUNED)]
+    scale = drawing.forest_scale((pair.difference, pair.sees) for _, pair in shown)
+    rows = tuple(_row(task, pair, scale) for task, pair in shown)
     return Table(title, unit, rows, drawing.forest_ticks(scale, 100 if tasks[0].is_share else 1))
 
 
@@ -79,7 +80,7 @@ def _row(task: Task, pair: Pair, scale: drawing.Scale) -> Row:
         after=after,
         difference=telling.bare_change(pair.difference.value, task),
         span=telling.span(pair.difference, task),
-        chance=telling.chance(pair.p),
+        chance=telling.chance(pair.p, pair.p_holm),
         sees=f"over {telling.change(pair.sees, task, sign=False)}" if pair.sees is not None else "none",
         mark=drawing.mark(pair.difference, pair.sees, scale, turned=task.better == "lower"),
     )

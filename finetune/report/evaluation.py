@@ -45,6 +45,8 @@ class Pair:
     """The other's figure minus the one's."""
     verdict: Verdict
     p: float | None = None
+    p_holm: float | None = None
+    """The same as it is among the other tasks."""
     sees: float | None = None
     """The smallest change that this set shows."""
 
@@ -89,6 +91,12 @@ class Gate:
 
     rules: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    """Rules, each with the figures that say so, if they are told; a rule may fail on several tasks."""
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The rules among them."""
+        return tuple(rule for rule in self.rules if any(f"{told}: ".startswith(f"{rule}: ") for told in self.failed))
 
 
 @dataclass(frozen=True)
@@ -181,8 +189,12 @@ def read_flips(file: Path, fix: str) -> dict[str, Flips]:
 
 
 def words(value: Any) -> str:
-    """Gives a prompt or an expected answer as text; what is no text, such as a list of turns, as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
+    """Gives a prompt or an expected answer as text: turns one under the other, what is neither as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(turn, dict) and turn.keys() >= {"role", "content"} for turn in value):
+        return "\n\n".join(f"{turn['role']}: {words(turn['content'])}" for turn in value)
+    return json.dumps(value, indent=1, ensure_ascii=False)
 
 
 def _items(file: Path, fix: str) -> Iterator[Item]:

@@ -56,11 +56,11 @@ def read_evidence(run: Run) -> Evidence:
     told = manifest.read_begun(run.manifest)
     evaluate, ledger = (outputs.command(verb, run) for verb in ("evaluate", "ledger"))
     made = outputs.made_by(told)
-    for file, fix in ((run.evaluation, evaluate), (run.evaluation_items, evaluate), (run.ledger, ledger)):
+    for file, fix in ((run.evaluation, evaluate), (run.evaluated_items, evaluate), (run.ledger, ledger)):
         if file.is_file() and run.named(file) in made:
             outputs.check(run, {run.named(file): made[run.named(file)][0]}, fix)
     evaluation = read_evaluation(run.evaluation, evaluate) if run.evaluation.is_file() else None
-    has_items = evaluation is not None and run.evaluation_items.is_file()
+    has_items = evaluation is not None and run.evaluated_items.is_file()
     return Evidence(
         run=run,
         recipe=load(run.recipe),
@@ -68,7 +68,7 @@ def read_evidence(run: Run) -> Evidence:
         manifest=told,
         records=metrics.read(run.metrics),
         evaluation=evaluation,
-        flips=read_flips(run.evaluation_items, evaluate) if has_items else {},
+        flips=read_flips(run.evaluated_items, evaluate) if has_items else {},
         ledger=_json(run.ledger, "steps", ledger),
         router=_json(run.router, "layers", "finetune train writes it: train again"),
         sources=_sources(run, made),
@@ -99,7 +99,7 @@ def _sources(run: Run, made: dict[str, tuple[str, str]]) -> tuple[Source, ...]:
         run.plan,
         run.metrics,
         run.evaluation,
-        run.evaluation_items,
+        run.evaluated_items,
         run.ledger,
         run.router,
     )

@@ -32,7 +32,7 @@ def headline(evidence: Evidence) -> Headline:
     evaluation = evidence.evaluation
     compared = [(task, task.main) for task in evaluation.tasks if task.main is not None]
     if evaluation.gate.failed:
-        gates = f"{len(evaluation.gate.failed)} of {_many(len(evaluation.gate.rules), 'gate')}"
+        gates = f"{len(evaluation.gate.broken)} of {_many(len(evaluation.gate.rules), 'gate')}"
         return Headline("worse", f"Not to be shipped as it is: {gates} of the recipe failed.", _tasks(compared))
     if not compared:
         return Headline("unknown", "The evaluation does not compare the tuned model with its base.")
@@ -138,10 +138,15 @@ def signed(told: str) -> str:
     return f"+{told}" if told.strip("0.") else f"±{told}"
 
 
-def chance(p: float | None) -> str:
-    """Writes a p."""
+def chance(p: float | None, among: float | None) -> str:
+    """Writes a p, and what it is among those of other tasks where that makes a difference."""
     if p is None:
         return ""
+    told = _chance(p)
+    return told if among is None or _chance(among) == told else f"{told}, of all tasks {_chance(among)}"
+
+
+def _chance(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 

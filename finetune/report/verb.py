@@ -108,12 +108,12 @@ def _parts(evidence: Evidence) -> dict[str, Any]:
 
 def _facts(evidence: Evidence, train: dict[str, Any] | None) -> list[tuple[str, str]]:
     """What stands at the head: from what to what, when, on what."""
-    plan, recipe = evidence.plan, evidence.recipe
+    plan = evidence.plan
     revision = f" at {plan.revision[:12]}" if plan.revision else ""
     adapter = f", rank {plan.rank}" if plan.method != "full" else ""
     count = f"{plan.processes} × " if plan.processes > 1 else ""
     told = [
-        ("base", f"{recipe.base}{revision}"),
+        ("base", f"{plan.base}{revision}"),
         ("tuned", f"{plan.method}{adapter}, {plan.trainable_parameters:,} parameters trained, {plan.steps:,} steps"),
         ("on", f"{count}{plan.gpu or plan.device}"),
     ]

@@ -107,8 +107,8 @@ class Run:
         return self.path / "eval" / "evaluation.json"
 
     @property
-    def evaluation_items(self) -> Path:
-        """The same item by item: one line of JSON for each."""
+    def evaluated_items(self) -> Path:
+        """What each side said and lost, one line of JSON for each item."""
         return self.path / "eval" / "items.jsonl"
 
     @property

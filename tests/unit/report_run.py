@@ -77,8 +77,8 @@ def evaluated(folder: Path, **changes: Any) -> Run:
     run = trained(folder)
     run.evaluation.parent.mkdir()
     atomic.write_json(run.evaluation, evaluation() | changes)
-    run.evaluation_items.write_text("".join(json.dumps(item) + "\n" for item in items()))
-    files = {run.named(file): atomic.sha256(file) for file in (run.evaluation, run.evaluation_items)}
+    run.evaluated_items.write_text("".join(json.dumps(item) + "\n" for item in items()))
+    files = {run.named(file): atomic.sha256(file) for file in (run.evaluation, run.evaluated_items)}
     stage(run, "evaluate", {}, files, [claim("answers: better", 0.5)])
     return run
 

@@ -19,7 +19,8 @@ from finetune.cli.app import app
 from finetune.errors import ArtifactError
 from finetune.report import report
 from finetune.report.drawing import CURVE_WIDTH, FOREST_WIDTH, axis, forest_scale, forest_ticks, loss_curve, mark
-from finetune.report.telling import signed
+from finetune.report.evaluation import words
+from finetune.report.telling import chance, signed
 from finetune.run import Run, atomic
 from finetune.statistics import Interval
 
@@ -60,7 +61,12 @@ def test_an_evaluated_run_is_told_in_a_sentence_with_how_far_it_goes(tmp_path: P
     [
         ("better", [], "better", "Better on 2 of 2 domain tasks; no harm seen on 1 regression task."),
         ("worse", [], "mixed", "Better on 2 of 2 domain tasks; worse on 1 of 1 regression task (general)."),
-        ("worse", ["a rule"], "worse", "Not to be shipped as it is: 1 of 1 gate of the recipe failed."),
+        (
+            "worse",
+            ["a rule: one", "a rule: two"],
+            "worse",
+            "Not to be shipped as it is: 1 of 1 gate of the recipe failed.",
+        ),
         ("no evidence", ["a rule"], "worse", "Not to be shipped as it is: 1 of 1 gate of the recipe failed."),
     ],
 )
@@ -72,7 +78,7 @@ def test_harm_is_in_the_sentence_and_a_failed_gate_before_all(
     run = evaluated(tmp_path, tasks=tasks, gate={"rules": ["a rule"], "failed": failed})
     verdict = report(run, run.report)["verdict"]
     assert (verdict["kind"], verdict["sentence"]) == (kind, sentence)
-    assert text_of(run).count("FAIL") == 1 + len(failed)
+    assert text_of(run).count("FAIL") == 1 + bool(failed)
 
 
 def test_without_a_regression_set_it_says_that_nothing_watched(tmp_path: Path) -> None:
@@ -158,7 +164,7 @@ def _another_format(run: Run) -> None:
 
 
 def _a_torn_item(run: Run) -> None:
-    with run.evaluation_items.open("a") as file:
+    with run.evaluated_items.open("a") as file:
         file.write('{"task": "answers"\n')
 
 
@@ -258,3 +264,13 @@ def test_a_report_is_made_without_torch(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "imported []"
+
+
+def test_a_p_is_told_beside_what_it_is_among_many_and_turns_one_under_the_other() -> None:
+    assert chance(0.0004, None) == "p < 0.001"
+    assert chance(0.02, 0.06) == "p = 0.020, of all tasks p = 0.060"
+    assert chance(0.5, 0.5) == "p = 0.50"
+    assert chance(None, None) == ""
+    assert words([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": ["x"]}]) == (
+        'user: Hi\n\nassistant: [\n "x"\n]'
+    )

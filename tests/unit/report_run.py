@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune.data import Counts
@@ -13,6 +15,8 @@ from finetune.plan import make_plan
 from finetune.recipe import dump, load
 from finetune.run import Entry, Run, atomic, claim, create, manifest, metrics
 from finetune.shape import read_shape
+
+RECIPE = "base: Qwen/Qwen3.6-27B\nrevision: 6a9e13b\ndata: {train: rows.jsonl}\n"
 
 HOSTILE = "</style><script>alert(1)</script>\u202e"
 
@@ -37,11 +41,20 @@ COUNTS = Counts(
 def begun(folder: Path) -> Run:
     """Makes a run of the 27B that has not taken a step."""
     file = folder / "legal.yaml"
-    file.write_text("base: Qwen/Qwen3.6-27B\nrevision: 6a9e13b\ndata: {train: rows.jsonl}\n")
+    file.write_text(RECIPE)
     recipe = load(file)
-    plan = make_plan(recipe, read_shape(recipe.base, None), wished("4090"), COUNTS)
     facts = {**BEGUN, "data": asdict(COUNTS), "notes": [f"a note {HOSTILE}"]}
-    return create(folder / "runs", "legal", dump(recipe, folder.absolute() / "runs" / "any"), plan.to_json(), facts)
+    return create(folder / "runs", "legal", dump(recipe, folder.absolute() / "runs" / "any"), planned(), facts)
+
+
+@cache
+def planned() -> str:
+    """Plans once for all of them: it takes a third of a second."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "legal.yaml"
+        file.write_text(RECIPE)
+        recipe = load(file)
+    return make_plan(recipe, read_shape(recipe.base, None), wished("4090"), COUNTS).to_json()
 
 
 def trained(folder: Path) -> Run:

@@ -25,6 +25,9 @@ from finetune.run import Run, atomic
 from finetune.statistics import Interval
 
 
+GATED = "Not to be shipped as it is: 1 of 1 gate of the recipe failed."
+
+
 def text_of(run: Run) -> str:
     """The page's words as a reader sees them, its spaces evened out."""
     page = re.sub(r"<style>.*?</style>", "", run.report.read_text(), flags=re.DOTALL)
@@ -61,13 +64,8 @@ def test_an_evaluated_run_is_told_in_a_sentence_with_how_far_it_goes(tmp_path: P
     [
         ("better", [], "better", "Better on 2 of 2 domain tasks; no harm seen on 1 regression task."),
         ("worse", [], "mixed", "Better on 2 of 2 domain tasks; worse on 1 of 1 regression task (general)."),
-        (
-            "worse",
-            ["a rule: one", "a rule: two"],
-            "worse",
-            "Not to be shipped as it is: 1 of 1 gate of the recipe failed.",
-        ),
-        ("no evidence", ["a rule"], "worse", "Not to be shipped as it is: 1 of 1 gate of the recipe failed."),
+        ("worse", ["a rule: one", "a rule: two"], "worse", GATED),
+        ("no evidence", ["a rule"], "worse", GATED),
     ],
 )
 def test_harm_is_in_the_sentence_and_a_failed_gate_before_all(

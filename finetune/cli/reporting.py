@@ -33,6 +33,6 @@ def table(told: dict[str, Any]) -> list[str]:
         difference = f"{task['difference']}  [{task['interval']}]"
         scores = f"{task['items']:>7,}{task['before']:>10}{task['after']:>10}"
         lines.append(f"{task['task'][:27]:<28}{scores}  {difference:<46}{task['verdict']}")
-    lines += [f"gate: {rule} did not hold" for rule in (told["gate"] or {"failed": []})["failed"]]
+    lines += [f"gate failed: {rule}" for rule in (told["gate"] or {"failed": []})["failed"]]
     lines += [f"no {part} yet: {command}" for part, command in told["missing"].items()]
     return [*lines, told["report"]]

@@ -23,6 +23,7 @@ from finetune.cli import (
     looking,
     merging,
     planning,
+    reporting,
     starting,
     training,
     verifying,
@@ -51,6 +52,7 @@ app.command("chat")(chatting.chat)
 app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
+app.command("report")(reporting.report)
 app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")
 app.add_typer(data_app, name="data")

@@ -101,6 +101,21 @@ class Run:
         """The same, drawn."""
         return self.path / "ledger.png"
 
+    @property
+    def evaluation(self) -> Path:
+        """Scores of base, tuned model and GGUF files, and how surely they differ."""
+        return self.path / "eval" / "evaluation.json"
+
+    @property
+    def evaluated_items(self) -> Path:
+        """What each side said and lost, one line of JSON for each item."""
+        return self.path / "eval" / "items.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """All of it as one page."""
+        return self.path / "report.html"
+
     def named(self, file: Path) -> str:
         """Names a file for the manifest: within the run as it lies there, elsewhere in full."""
         file, folder = file.absolute(), self.path.absolute()

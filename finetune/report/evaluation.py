@@ -1,0 +1,212 @@
+"""What `finetune evaluate` left in the run, read back: tasks, differences, and the answers that changed sides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from finetune.errors import ArtifactError
+from finetune.statistics import Better, Interval, Verdict
+
+FORMAT = 1
+BASE, TUNED = "base", "tuned"
+
+MOST_FLIPS = 12
+"""Of a task and a direction, that are shown whole; all of them are counted."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the models that answered, and how it was asked."""
+
+    what: str
+    engine: str = ""
+    template: str = ""
+    tokenizer: str = ""
+    thinking: bool = False
+    preserve_thinking: bool = False
+    system: str | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One model compared with another on the same items."""
+
+    one: str
+    other: str
+    difference: Interval
+    """The other's figure minus the one's."""
+    verdict: Verdict
+    p: float | None = None
+    p_holm: float | None = None
+    """The same as it is among the other tasks."""
+    sees: float | None = None
+    """The smallest change that this set shows."""
+
+
+@dataclass(frozen=True)
+class Flipped:
+    """How many items changed sides from base to tuned."""
+
+    gained: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What was asked, and what came out."""
+
+    name: str
+    kind: str
+    set: Literal["domain", "regression"]
+    unit: str
+    better: Better
+    items: int
+    scores: dict[str, Interval]
+    pairs: tuple[Pair, ...]
+    flips: Flipped | None = None
+    data_sha256: str = ""
+
+    @property
+    def main(self) -> Pair | None:
+        """Base against tuned."""
+        return next((pair for pair in self.pairs if (pair.one, pair.other) == (BASE, TUNED)), None)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its figures are shares of items, told in percent."""
+        return self.kind != "loss" and all(0 <= score.value <= 1 for score in self.scores.values())
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the recipe demands, and what of it did not hold."""
+
+    rules: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    """Rules, each with the figures that say so, if they are told; a rule may fail on several tasks."""
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The rules among them."""
+        return tuple(rule for rule in self.rules if any(f"{told}: ".startswith(f"{rule}: ") for told in self.failed))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All of evaluation.json that is shown."""
+
+    format: Literal[1]
+    run: str
+    made: str
+    sides: dict[str, Side]
+    tasks: tuple[Task, ...]
+    gate: Gate = field(default_factory=Gate)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one side said to an item."""
+
+    answer: str | None = None
+    score: float | None = None
+    loss: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of items.jsonl."""
+
+    task: str
+    item: int | str
+    place: str
+    sides: dict[str, Answer]
+    prompt: Any = ""
+    expected: Any = None
+
+
+@dataclass
+class Flips:
+    """Items of a task that changed sides: how many, and the first of them."""
+
+    gained: int = 0
+    lost: int = 0
+    shown_gained: list[Item] = field(default_factory=list)
+    shown_lost: list[Item] = field(default_factory=list)
+
+
+_EVALUATION, _ITEM = TypeAdapter(Evaluation), TypeAdapter(Item)
+
+
+def read_evaluation(file: Path, fix: str) -> Evaluation:
+    """Reads evaluation.json.
+
+    Args:
+        file: of the run.
+        fix: the command that makes it.
+
+    Raises:
+        ArtifactError: it is not one; it names the first field that is not as it should be.
+    """
+    try:
+        return _EVALUATION.validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise _not_one(str(file), "the evaluation cannot be read", error, fix) from None
+
+
+def read_flips(file: Path, fix: str) -> dict[str, Flips]:
+    """Finds, task by task, the items that base and tuned do not answer alike: one right, the other wrong.
+
+    Args:
+        file: items.jsonl, read line by line.
+        fix: the command that makes it.
+
+    Raises:
+        ArtifactError: a line is not an item.
+    """
+    found: dict[str, Flips] = {}
+    for item in _items(file, fix):
+        before, after = (item.sides[side].score if side in item.sides else None for side in (BASE, TUNED))
+        if (before, after) not in ((0, 1), (1, 0)):
+            continue
+        flips = found.setdefault(item.task, Flips())
+        if after == 1:
+            flips.gained += 1
+            flips.shown_gained += [item] if flips.gained <= MOST_FLIPS else []
+        else:
+            flips.lost += 1
+            flips.shown_lost += [item] if flips.lost <= MOST_FLIPS else []
+    return found
+
+
+def words(value: Any) -> str:
+    """Gives a prompt or an expected answer as text: turns one under the other, what is neither as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(turn, dict) and turn.keys() >= {"role", "content"} for turn in value):
+        return "\n\n".join(f"{turn['role']}: {words(turn['content'])}" for turn in value)
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def _items(file: Path, fix: str) -> Iterator[Item]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield _ITEM.validate_json(line)
+            except ValidationError as error:
+                raise _not_one(f"{file}:{number}", "an item of the evaluation cannot be read", error, fix) from None
+
+
+def _not_one(where: str, what: str, error: ValidationError, fix: str) -> ArtifactError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return ArtifactError(what, where=f"{where}  {place}" if place else where, why=first["msg"], fix=fix)

@@ -22,6 +22,7 @@ from finetune.cli import (
     looking,
     merging,
     planning,
+    publishing,
     starting,
     training,
     verifying,
@@ -51,6 +52,7 @@ app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
 app.command("verify")(verifying.verify)
+app.command("publish")(publishing.publish)
 app.add_typer(launching.app, name="launch")
 app.add_typer(data_app, name="data")
 app.add_typer(recipe_app, name="recipe")

@@ -221,7 +221,7 @@ class Publish(Section):
     """Where `finetune publish` brings what was made."""
 
     repo: HubId | None = None
-    """Where the merged model goes, as owner/name; the adapter goes to owner/name-lora, GGUF files to owner/name-GGUF."""
+    """Where the merged model goes, as owner/name; the adapter goes to owner/name-lora, GGUFs to owner/name-GGUF."""
     private: Flag = True
     """Make repositories that only their owner sees."""
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")] | None = None

@@ -1,0 +1,128 @@
+"""`finetune publish`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from finetune import stopping
+from finetune.cli.bar import Bar
+from finetune.cli.quiet import quiet_libraries
+from finetune.errors import RecipeError
+
+if TYPE_CHECKING:
+    from finetune.publish import Staged
+
+REPO = typer.Option(None, "--repo", metavar="OWNER/NAME", help="The merged model's repository. Default: the recipe's.")
+PRIVATE = typer.Option(None, "--private/--public", help="Who sees it. Default: the recipe's, which is private.")
+COLLECTION = typer.Option(None, "--collection", metavar="TITLE", help="Put all into a collection of the owner's.")
+ENDPOINT = typer.Option(None, "--endpoint", metavar="URL", help="Another Hub. Default: the recipe's, or HF_ENDPOINT.")
+GATED = typer.Option(None, "--gated", metavar="auto|manual", help="Who wants the files must ask for them.")
+BASE = typer.Option(
+    None, "--base-model", metavar="OWNER/NAME", help="The base's name at the Hub, if it is a folder here."
+)
+EXAMPLES = typer.Option(False, "--with-examples", help="Files that show rows and answers go up too.")
+FORCE = typer.Option(
+    "", "--force", metavar="REASON", help="Although a licence, or rows that are gone, speak against it."
+)
+PARENT = typer.Option(None, "--parent", metavar="COMMIT", help="Build upon this commit, though another made it.")
+ONTO = typer.Option(False, "--onto-head", help="Build upon whatever is there.")
+
+
+def publish(
+    run: Path = typer.Argument(help="The run folder."),
+    repo: str | None = REPO,
+    adapter: bool = typer.Option(False, "--adapter", help="The adapter, to OWNER/NAME-lora."),
+    merged: bool = typer.Option(False, "--merged", help="The merged model, to OWNER/NAME."),
+    gguf: bool = typer.Option(False, "--gguf", help="The GGUF files, to OWNER/NAME-GGUF. Default: all that are there."),
+    private: bool | None = PRIVATE,
+    tag: str | None = typer.Option(None, "--tag", metavar="NAME", help="Name the commits, such as v1.0."),
+    collection: str | None = COLLECTION,
+    endpoint: str | None = ENDPOINT,
+    gated: str | None = GATED,
+    base_model: str | None = BASE,
+    with_examples: bool = EXAMPLES,
+    force: str = FORCE,
+    parent: str | None = PARENT,
+    onto_head: bool = ONTO,
+    dry_run: bool = typer.Option(False, "--dry-run", help="List what would go up; opens no connection."),
+    quiet: bool = typer.Option(False, "--quiet", help="No progress."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Bring a run's adapter, merged model and GGUF files to the Hub, and read every byte back."""
+    from finetune.run import open_run
+
+    with stopping.heard() as stop:
+        stop.idle = shlex.join(["finetune", *sys.argv[1:]])  # what is there already is not sent twice
+        opened = open_run(run)
+        _check("--gated", gated, "auto|manual", "--gated auto")
+        _check("--tag", tag, r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "--tag v1.0")
+        _check("--parent", parent, r"[0-9a-f]{7,40}", "--parent COMMIT")
+        for word, name in (("--repo", repo), ("--base-model", base_model)):
+            _check(word, name, r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]{0,90}", f"{word} OWNER/NAME")
+        if quiet:
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        quiet_libraries()
+        from finetune.publish import Asked, Wish, prepare, staging
+        from finetune.publish import publish as publish_run
+        from finetune.run import locked
+
+        chosen = {"adapter": adapter, "merged": merged, "gguf": gguf}
+        kinds: Any = tuple(kind for kind, wanted in chosen.items() if wanted)
+        wish = Wish(parent, onto_head)
+        asked = Asked(
+            repo, kinds, private, endpoint, base_model, gated, tag, collection, with_examples, force.strip(), wish
+        )
+        bar = Bar(quiet)
+        if dry_run:
+            with locked(opened), staging(opened) as place:
+                staged = prepare(opened, asked, place, bar.say)
+            _list(staged, as_json)
+            return
+        entries = publish_run(opened, asked, bar.say)
+    if as_json:
+        print(json.dumps(entries, indent=2))
+    else:
+        for entry in entries:
+            told = entry["inputs"]
+            print(f"{told['endpoint']}/{told['repo']}/tree/{told['commit']}")
+
+
+def _check(word: str, given: str | None, pattern: str, fix: str) -> None:
+    """Makes sure that a word is one that the Hub takes.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if given is not None and not re.fullmatch(pattern, given, re.ASCII):
+        raise RecipeError(f"this is none of {pattern}", where=f"{word} {given!a:.60}", fix=fix)
+
+
+def _list(all_staged: list[Staged], as_json: bool) -> None:
+    """Prints what would go up."""
+    if as_json:
+        told = [
+            {
+                "repo": staged.artifact.repo,
+                "bytes": staged.num_bytes,
+                "files": [
+                    {"name": f.name, "bytes": f.num_bytes, "sha256": f.sha256, "lfs": f.lfs} for f in staged.files
+                ],
+            }
+            for staged in all_staged
+        ]
+        print(json.dumps(told, indent=2))
+        return
+    for staged in all_staged:
+        print(f"{staged.artifact.repo}  {len(staged.files)} files, {staged.num_bytes:,} bytes")
+        for file in staged.files:
+            print(f"  {'lfs' if file.lfs else 'git'}  {file.num_bytes:>15,}  {file.name}")
+    total = sum(staged.num_bytes for staged in all_staged)
+    print(f"{len(all_staged)} repositories, {total:,} bytes; nothing was sent")

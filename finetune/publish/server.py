@@ -83,6 +83,7 @@ def told(hub: Hub, repo: str, what: str) -> Iterator[None]:
 
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)  # lfs.py of huggingface_hub 2.4 uses an old word of httpx2
         try:
             yield
         except OfflineModeIsEnabled as error:
@@ -98,7 +99,7 @@ def told(hub: Hub, repo: str, what: str) -> Iterator[None]:
             fix = "mend what the line above names"
             if any(word in str(error).lower() for word in FULL_WORDS):
                 fix = "free space there, or publish to another --repo"
-            raise OutsideError(what, where=_where(hub, repo), why=_line(str(error)), fix=fix) from error
+            raise OutsideError(what, where=_where(hub, repo), why=_chain(error), fix=fix) from error
         except (httpx2.HTTPError, OSError) as error:
             fix = "give the same command again: what was sent is not sent twice"
             raise OutsideError(what, where=_where(hub, repo), why=_line(str(error)), fix=fix) from error
@@ -179,6 +180,15 @@ def _refused(hub: Hub, repo: str, what: str, error: Exception) -> OutsideError:
 
 def _where(hub: Hub, repo: str) -> str:
     return f"{hub.endpoint}/{repo}"
+
+
+def _chain(error: BaseException) -> str:
+    """Tells an error and what led to it."""
+    told, cause = [], error.__cause__
+    while cause is not None:
+        told.append(str(cause) or type(cause).__name__)
+        cause = cause.__cause__
+    return _line(": ".join([str(error).rstrip("."), *told]))
 
 
 def _line(text: str) -> str:

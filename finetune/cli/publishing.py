@@ -6,9 +6,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -18,7 +19,7 @@ from finetune.cli.quiet import quiet_libraries
 from finetune.errors import RecipeError
 
 if TYPE_CHECKING:
-    from finetune.publish import Staged
+    from finetune.publish import Gated, Staged
 
 REPO = typer.Option(None, "--repo", metavar="OWNER/NAME", help="The merged model's repository. Default: the recipe's.")
 PRIVATE = typer.Option(None, "--private/--public", help="Who sees it. Default: the recipe's, which is private.")
@@ -32,8 +33,12 @@ EXAMPLES = typer.Option(False, "--with-examples", help="Files that show rows and
 FORCE = typer.Option(
     "", "--force", metavar="REASON", help="Although a licence, or rows that are gone, speak against it."
 )
+OUT = typer.Option(None, "--out", metavar="FOLDER", help="Lay the repositories' folders out there; send nothing.")
 PARENT = typer.Option(None, "--parent", metavar="COMMIT", help="Build upon this commit, though another made it.")
 ONTO = typer.Option(False, "--onto-head", help="Build upon whatever is there.")
+
+ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]{0,90}"
+"""Of a repository; as `publish.repo`, and short enough for an ending."""
 
 
 def publish(
@@ -52,47 +57,70 @@ def publish(
     force: str = FORCE,
     parent: str | None = PARENT,
     onto_head: bool = ONTO,
+    out: Path | None = OUT,
     dry_run: bool = typer.Option(False, "--dry-run", help="List what would go up; opens no connection."),
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
     """Bring a run's adapter, merged model and GGUF files to the Hub, and read every byte back."""
-    from finetune.run import open_run
+    from finetune.run import locked, open_run
 
     with stopping.heard() as stop:
         stop.idle = shlex.join(["finetune", *sys.argv[1:]])  # what is there already is not sent twice
         opened = open_run(run)
-        _check("--gated", gated, "auto|manual", "--gated auto")
         _check("--tag", tag, r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "--tag v1.0")
         _check("--parent", parent, r"[0-9a-f]{7,40}", "--parent COMMIT")
-        for word, name in (("--repo", repo), ("--base-model", base_model)):
-            _check(word, name, r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]{0,90}", f"{word} OWNER/NAME")
+        _check("--repo", repo, ID, "--repo OWNER/NAME")
+        _check("--base-model", base_model, ID, "--base-model OWNER/NAME")
         if quiet:
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         quiet_libraries()
         from finetune.publish import Asked, Wish, prepare, staging
         from finetune.publish import publish as publish_run
-        from finetune.run import locked
 
-        chosen = {"adapter": adapter, "merged": merged, "gguf": gguf}
-        kinds: Any = tuple(kind for kind, wanted in chosen.items() if wanted)
-        wish = Wish(parent, onto_head)
+        kinds: Any = tuple(k for k, on in (("adapter", adapter), ("merged", merged), ("gguf", gguf)) if on)
+        wish, bar = Wish(parent, onto_head), Bar(quiet)
         asked = Asked(
-            repo, kinds, private, endpoint, base_model, gated, tag, collection, with_examples, force.strip(), wish
+            repo, kinds, private, endpoint, base_model, _gate(gated), tag, collection, with_examples, force, wish
         )
-        bar = Bar(quiet)
-        if dry_run:
+        if dry_run or out:
             with locked(opened), staging(opened) as place:
                 staged = prepare(opened, asked, place, bar.say)
+                if out:
+                    _write(staged, out)
             _list(staged, as_json)
             return
         entries = publish_run(opened, asked, bar.say)
     if as_json:
         print(json.dumps(entries, indent=2))
-    else:
-        for entry in entries:
-            told = entry["inputs"]
-            print(f"{told['endpoint']}/{told['repo']}/tree/{told['commit']}")
+        return
+    for told in (entry["inputs"] for entry in entries):
+        print(f"{told['endpoint']}/{told['repo']}/tree/{told['commit']}")
+
+
+def _gate(told: str | None) -> Gated | None:
+    """Reads who lets people in.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    if told in (None, "auto", "manual"):
+        return cast("Gated | None", told)
+    raise RecipeError("a gate is auto or manual", where=f"--gated {told!a:.60}", fix="--gated manual")
+
+
+def _write(all_staged: list[Staged], out: Path) -> None:
+    """Lays the folders out for who brings them elsewhere.
+
+    Raises:
+        ArtifactError: there is something in the place.
+    """
+    from finetune.run import atomic
+
+    for staged in all_staged:
+        place = out / staged.artifact.repo.partition("/")[2]
+        with atomic.refusal_told(place, "--out ANOTHER"), atomic.full_disk_told(place, staged.num_bytes):
+            shutil.copytree(staged.folder, place)
 
 
 def _check(word: str, given: str | None, pattern: str, fix: str) -> None:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.data.sources import sources_of
+from finetune.recipe import Recipe
 from finetune.recipe.secrets import SECRET
 from finetune.run import Run
 
@@ -25,7 +27,7 @@ MORE_SECRETS = re.compile(
 """Beside those that a recipe may not hold."""
 
 MACHINE_PATH = re.compile(
-    r"(?<![\w.:/-])(?:/home/|/Users/|/root/|/mnt/|/media/|/scratch/|/private/var/)[\w.@+-][^\s\"'<>`|,;)]*"
+    r"(?<![\w.:/-])(?:/home/|/Users/|/root/(?!\.cache/huggingface\b)|/mnt/|/media/|/scratch/|/private/var/)[\w.@+-][^\s\"'<>`|,;)]*"
     r"|file:///[\w.][^\s\"'<>]*"
     r"|(?<!\w)[A-Za-z]:(?:\\{1,2}|/)(?:Users|Documents and Settings)(?:\\{1,2}|/)[^\s\"'<>|]+"
 )
@@ -58,14 +60,17 @@ class Privates:
     """Of the user and the host."""
 
 
-def privates_of(run: Run, repo: str) -> Privates:
+def privates_of(run: Run, recipe: Recipe, repo: str) -> Privates:
     """Gathers the folders and names of this machine; one that the repository's own name has is public already.
 
     Args:
         run: where it lies.
+        recipe: of it, which names files.
         repo: where it goes.
     """
+    files = [recipe.data.eval, recipe.base_path, *(source.path for source in sources_of(recipe))]
     places = {str(run.path.resolve()), str(run.path.absolute()), str(Path.home()), os.getcwd()}
+    places |= {str(file.parent) for file in files if isinstance(file, Path)}
     told = {Path.home().name, platform.node(), platform.node().partition(".")[0], os.environ.get("USER", "")}
     with suppress(KeyError):  # a container's user may have no name
         told.add(pwd.getpwuid(os.getuid()).pw_name)

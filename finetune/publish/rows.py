@@ -32,6 +32,17 @@ def row_texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield text, row.place
 
 
+def item_texts(file: Path) -> Iterator[tuple[str, str]]:
+    """Yields what was asked, expected and answered in an evaluation, and where it stands; nothing if there was none."""
+    if not file.is_file():
+        return
+    with file.open(encoding="utf-8") as opened:
+        for number, line in enumerate(opened, 1):
+            told = {key: value for key, value in json.loads(line).items() if key not in ("task", "place")}
+            for text in _strings(told):
+                yield text, f"{file.name}:{number}"
+
+
 def repeated(rows: Iterable[tuple[str, str]], files: dict[str, Path]) -> Iterator[tuple[str, str]]:
     """Yields each file that repeats a row, and the first row that it repeats.
 

@@ -5,17 +5,20 @@ Found is refused, never left out in silence: who has a pickle beside an adapter 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import PurePosixPath
 
 from finetune.errors import DataError, OutsideError, Problem, ProofFailed
 from finetune.publish.artifacts import Artifact
 from finetune.publish.headers import words_of
 from finetune.publish.private import Privates, look
-from finetune.publish.rows import repeated, row_texts
+from finetune.publish.rows import item_texts, repeated, row_texts
 from finetune.publish.staging import WEIGHTS, File, Staged
 from finetune.recipe import Recipe
+from finetune.run import Run
 
 FORBIDDEN = {
     "a pickle, which runs code where it is opened": "*.pt *.pth *.bin *.pkl *.pickle *.ckpt *.joblib *.npy *.npz",
@@ -33,7 +36,9 @@ MAGIC = {
 }
 """How a file may not begin."""
 
-EXAMPLES = ("eval/items.jsonl", "report.html")
+ITEMS = "eval/items.jsonl"
+
+EXAMPLES = (ITEMS, "report.html")
 """Files that may show rows, where that is wished."""
 
 MOST_IN_FILE = 3
@@ -76,11 +81,12 @@ def check_contents(staged: Staged, privates: Privates) -> None:
         raise ProofFailed.of(problems)
 
 
-def check_rows(staged: Staged, recipe: Recipe, with_examples: bool, forced: str) -> str:
-    """Refuses a text that repeats rows of the data, and tells how that was looked for.
+def check_rows(staged: Staged, run: Run, recipe: Recipe, with_examples: bool, forced: str) -> str:
+    """Refuses a text that repeats rows of the data or of an evaluation, and tells how that was looked for.
 
     Args:
         staged: what would go up.
+        run: whose evaluation.
         recipe: whose rows.
         with_examples: whether the files that show examples may.
         forced: why rows need not be compared, where they are not to be had.
@@ -95,7 +101,7 @@ def check_rows(staged: Staged, recipe: Recipe, with_examples: bool, forced: str)
         if file.path.suffix not in (*WEIGHTS, ".png") and not file.of_base and not _shows_examples(file, with_examples)
     }
     try:
-        found = list(repeated(row_texts(recipe), texts))
+        found = list(repeated(chain(item_texts(run.path / ITEMS), row_texts(recipe)), texts))
     except (DataError, OutsideError) as error:
         if forced:
             return f"not compared: {forced}"
@@ -106,7 +112,7 @@ def check_rows(staged: Staged, recipe: Recipe, with_examples: bool, forced: str)
     if found:
         why = "rows are private; files with examples go up with --with-examples"
         problems = [
-            Problem(f"{name} repeats a row of the data", _place(staged, name), f"{row}; {why}", "take it out")
+            Problem(f"{name} repeats a row", _place(staged, name), f"{row}; {why}", _without(run, name))
             for name, row in found
         ]
         raise ProofFailed.of(problems)
@@ -115,6 +121,11 @@ def check_rows(staged: Staged, recipe: Recipe, with_examples: bool, forced: str)
 
 def _shows_examples(file: File, with_examples: bool) -> bool:
     return with_examples and file.name in EXAMPLES
+
+
+def _without(run: Run, name: str) -> str:
+    moved = f"mv {shlex.quote(str(run.path / name))} elsewhere"
+    return f"--with-examples   # or {moved}" if name in EXAMPLES else moved
 
 
 def _place(staged: Staged, name: str) -> str:

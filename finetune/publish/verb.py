@@ -17,7 +17,7 @@ from finetune.publish.artifacts import Artifact, find
 from finetune.publish.carding import Kind, Verdict, license_of
 from finetune.publish.private import privates_of
 from finetune.publish.readback import read_back
-from finetune.publish.releasing import Release, collect, finish, open_repo
+from finetune.publish.releasing import Gated, Release, collect, finish, open_repo
 from finetune.publish.scan import check_contents, check_names, check_rows
 from finetune.publish.server import Hub, connect
 from finetune.publish.staging import BESIDE, Staged, stage
@@ -41,7 +41,7 @@ class Asked:
     endpoint: str | None = None
     base: str | None = None
     """Id of the base at the Hub, where the recipe names a folder."""
-    gated: Any = None
+    gated: Gated | None = None
     tag: str | None = None
     collection: str | None = None
     with_examples: bool = False
@@ -78,8 +78,8 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
         check_names(artifact, {name: run.named(file) for name, file in artifact.files.items()})
         _check_proven(run, artifact)
         staged.append(stage(run, told, artifact, base, place, asked.with_examples))
-        check_contents(staged[-1], privates_of(run, artifact.repo))
-        found = check_rows(staged[-1], recipe, asked.with_examples, asked.forced)
+        check_contents(staged[-1], privates_of(run, recipe, artifact.repo))
+        found = check_rows(staged[-1], run, recipe, asked.with_examples, asked.forced)
         say(
             f"{artifact.repo}: {len(staged[-1].files)} files, {staged[-1].num_bytes:,} bytes; rows of the data: {found}"
         )

@@ -1,4 +1,4 @@
-"""`finetune publish` against a Hub on the loopback: every artifact arrives byte for byte, and nothing private with it."""
+"""`finetune publish` against a Hub on the loopback: all arrives byte for byte, and nothing private with it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def gguf(**words: str) -> bytes:
 
 
 def export(run: Run, **words: str) -> None:
-    """Lays a GGUF beside the run as an export leaves it; made by a writer of a few lines, for a converter takes long."""
+    """Lays a GGUF beside the run as an export leaves it; made by a writer of a few lines, for a converter is slow."""
     (run.path / "gguf").mkdir(exist_ok=True)
     file = run.path / "gguf" / f"{run.name}-Q8_0.gguf"
     file.write_bytes(gguf(general_architecture="qwen35", **words))
@@ -229,7 +229,7 @@ def test_a_repository_that_others_filled_is_refused_and_an_empty_one_is_taken(ru
     hub.make(REPOS["adapter"])
     sent(run, hub, "adapter")
     hub.make(REPOS["gguf"]).add("theirs", README__md="theirs")
-    with pytest.raises(OutsideError, match="this run published nothing there yet|somebody else's"):
+    with pytest.raises(OutsideError, match="somebody else's commit"):
         sent(run, hub, "gguf")
     assert hub.repos[REPOS["gguf"]].files == {"README.md": b"theirs"}
 
@@ -443,6 +443,17 @@ def test_files_with_examples_go_up_only_when_that_is_wished(run: Run) -> None:
     assert "eval/items.jsonl" not in staged(run, "adapter")["adapter"]
 
 
+def test_what_an_evaluation_asked_is_as_private_as_rows(run: Run) -> None:
+    asked = "Which of the three clauses binds the tenant when the roof leaks for a second time?"
+    _report(f"It was asked: <i>{asked}</i>")(run)
+    assert staged(run, "adapter")
+    (run.path / "eval").mkdir()
+    (run.path / "eval" / "items.jsonl").write_text(json.dumps({"task": "own", "prompt": asked}) + "\n")
+    with pytest.raises(ProofFailed, match=r"report.html repeats a row") as refused:
+        staged(run, "adapter")
+    assert "items.jsonl:1" in refused.value.problems[0].why
+
+
 def test_rows_that_are_gone_cannot_be_compared_and_that_is_refused(made: Run, hub: Hub, tmp_path: Path) -> None:
     run = open_run(Path(shutil.copytree(made.path, tmp_path / "away" / "runs" / "x-0001")))
     with pytest.raises(DataError, match="not to be had"):
@@ -494,10 +505,15 @@ def test_a_dry_run_lists_all_and_asks_nothing_and_the_command_publishes_it(run: 
     dry = command(run, hub, *words, "--dry-run", cwd=tmp_path)
     assert dry.returncode == 0, dry.stderr
     listed = {each["repo"]: {file["name"] for file in each["files"]} for each in json.loads(dry.stdout)}
+    laid = command(run, hub, *words, "--out", str(tmp_path / "laid"), cwd=tmp_path)
+    assert laid.stdout == dry.stdout
     assert hub.asked == []
     done = command(run, hub, *words, "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert {name: set(repo.files) for name, repo in hub.repos.items()} == listed
+    assert hub.repos["acme/legal"].files == {
+        file.name: file.read_bytes() for file in (tmp_path / "laid" / "legal").iterdir()
+    }
     assert json.loads(done.stdout) == publications(run)
 
 
@@ -524,8 +540,8 @@ def test_rows_of_a_data_set_come_from_the_hub_and_then_from_its_cache(hub: Hub, 
     repo = hub.make("acme/rows", "dataset")
     rows = ['{"prompt": "colour 1?", "completion": "blue"}', '{"prompt": "colour 2?", "completion": "red"}']
     card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: held.jsonl\n---\n"
-    commit = repo.add("rows", README__md=card, **{"held__jsonl": "\n".join(rows), "train__jsonl": rows[0]})
-    repo.add("later", **{"held__jsonl": "broken"})
+    commit = repo.add("rows", README__md=card, held__jsonl="\n".join(rows), train__jsonl=rows[0])
+    repo.add("later", held__jsonl="broken")
     recipe = tmp_path / "r.yaml"
     told = f"{{hub: acme/rows, split: test, revision: {commit}}}"
     recipe.write_text(f"base: acme/pico-base\ndata:\n  eval: 0\n  train: {told}\n")

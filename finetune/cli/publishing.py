@@ -40,6 +40,14 @@ ONTO = typer.Option(False, "--onto-head", help="Build upon whatever is there.")
 ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]{0,90}"
 """Of a repository; as `publish.repo`, and short enough for an ending."""
 
+WORDS = {
+    "--repo": (ID, "OWNER/NAME"),
+    "--base-model": (ID, "OWNER/NAME"),
+    "--tag": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "v1.0"),
+    "--parent": (r"[0-9a-f]{7,40}", "COMMIT"),
+}
+"""What an option may be, and an example."""
+
 
 def publish(
     run: Path = typer.Argument(help="The run folder."),
@@ -68,10 +76,7 @@ def publish(
     with stopping.heard() as stop:
         stop.idle = shlex.join(["finetune", *sys.argv[1:]])  # what is there already is not sent twice
         opened = open_run(run)
-        _check("--tag", tag, r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "--tag v1.0")
-        _check("--parent", parent, r"[0-9a-f]{7,40}", "--parent COMMIT")
-        _check("--repo", repo, ID, "--repo OWNER/NAME")
-        _check("--base-model", base_model, ID, "--base-model OWNER/NAME")
+        _check_words({"--repo": repo, "--base-model": base_model, "--tag": tag, "--parent": parent})
         if quiet:
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         quiet_libraries()
@@ -80,9 +85,8 @@ def publish(
 
         kinds: Any = tuple(k for k, on in (("adapter", adapter), ("merged", merged), ("gguf", gguf)) if on)
         wish, bar = Wish(parent, onto_head), Bar(quiet)
-        asked = Asked(
-            repo, kinds, private, endpoint, base_model, _gate(gated), tag, collection, with_examples, force, wish
-        )
+        words = (repo, kinds, private, endpoint, base_model, _gate(gated), tag, collection)
+        asked = Asked(*words, with_examples, force, wish)
         if dry_run or out:
             with locked(opened), staging(opened) as place:
                 staged = prepare(opened, asked, place, bar.say)
@@ -91,11 +95,9 @@ def publish(
             _list(staged, as_json)
             return
         entries = publish_run(opened, asked, bar.say)
-    if as_json:
-        print(json.dumps(entries, indent=2))
-        return
-    for told in (entry["inputs"] for entry in entries):
-        print(f"{told['endpoint']}/{told['repo']}/tree/{told['commit']}")
+    places = (entry["inputs"] for entry in entries)
+    lines = [f"{told['endpoint']}/{told['repo']}/tree/{told['commit']}" for told in places]
+    print(json.dumps(entries, indent=2) if as_json else "\n".join(lines))
 
 
 def _gate(told: str | None) -> Gated | None:
@@ -123,14 +125,16 @@ def _write(all_staged: list[Staged], out: Path) -> None:
             shutil.copytree(staged.folder, place)
 
 
-def _check(word: str, given: str | None, pattern: str, fix: str) -> None:
-    """Makes sure that a word is one that the Hub takes.
+def _check_words(given: dict[str, str | None]) -> None:
+    """Makes sure that each word is one that the Hub takes.
 
     Raises:
-        RecipeError: it is not.
+        RecipeError: one is not.
     """
-    if given is not None and not re.fullmatch(pattern, given, re.ASCII):
-        raise RecipeError(f"this is none of {pattern}", where=f"{word} {given!a:.60}", fix=fix)
+    for word, told in given.items():
+        pattern, example = WORDS[word]
+        if told is not None and not re.fullmatch(pattern, told, re.ASCII):
+            raise RecipeError(f"this is none of {pattern}", where=f"{word} {told!a:.60}", fix=f"{word} {example}")
 
 
 def _list(all_staged: list[Staged], as_json: bool) -> None:

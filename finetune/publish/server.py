@@ -79,7 +79,7 @@ def told(hub: Hub, repo: str, what: str) -> Iterator[None]:
         OutsideError: the Hub refused, failed, or is not there.
     """
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", UserWarning)
@@ -89,6 +89,8 @@ def told(hub: Hub, repo: str, what: str) -> Iterator[None]:
         except OfflineModeIsEnabled as error:
             why = "HF_HUB_OFFLINE is set"
             raise OutsideError(what, where=_where(hub, repo), why=why, fix="unset HF_HUB_OFFLINE") from error
+        except LocalTokenNotFoundError as error:
+            raise OutsideError(what, where=_where(hub, repo), why="you are not logged in", fix=LOGIN) from error
         except HfHubHTTPError as error:
             raise _refused(hub, repo, what, error) from error
         except (ValueError, RuntimeError) as error:  # so the client wraps what the LFS server or its own check says

@@ -18,7 +18,9 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from hub_server import READER, WRITER, Hub, Repo, listening
 from trial.made_run import made_run
+from typer.testing import CliRunner
 
+from finetune.cli.app import app
 from finetune.errors import ArtifactError, DataError, OutsideError, ProofFailed, RecipeError
 from finetune.merge import merge
 from finetune.publish import Asked, Wish, prepare, publish, staging, uploading
@@ -518,19 +520,18 @@ def test_a_dry_run_lists_all_and_asks_nothing_and_the_command_publishes_it(run: 
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        ((), 2),
-        (("--repo", "legal"), 2),
-        (("--repo", "a/b", "--gated", "yes"), 2),
-        (("--repo", "a/b", "--tag", "a b"), 2),
-    ],
+    "words", [("--repo", "legal"), ("--gated", "yes"), ("--tag", "a b"), ("--parent", "main"), ("--base-model", "/x")]
 )
-def test_words_that_cannot_be_followed_end_with_a_fix(
-    run: Run, hub: Hub, tmp_path: Path, words: tuple[str, ...], code: int
-) -> None:
-    told = command(run, hub, *words, cwd=tmp_path)
-    assert (told.returncode, "fix" in told.stderr) == (code, True)
+def test_words_that_the_hub_would_not_take_are_refused_with_a_fix(run: Run, words: tuple[str, str]) -> None:
+    refused = CliRunner().invoke(app, ["publish", str(run.path), *words])
+    assert isinstance(refused.exception, RecipeError)
+    assert refused.exception.problems[0].fix.startswith(words[0])
+
+
+def test_a_run_whose_recipe_names_no_repository_is_told_to_name_one(run: Run) -> None:
+    with pytest.raises(RecipeError, match="no repository is named") as refused:
+        publish(run, Asked(), silent)
+    assert refused.value.problems[0].fix == "--repo OWNER/small"
 
 
 # Data sets of the Hub

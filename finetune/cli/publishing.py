@@ -86,7 +86,7 @@ def publish(
         kinds: Any = tuple(k for k, on in (("adapter", adapter), ("merged", merged), ("gguf", gguf)) if on)
         wish, bar = Wish(parent, onto_head), Bar(quiet)
         words = (repo, kinds, private, endpoint, base_model, _gate(gated), tag, collection)
-        asked = Asked(*words, with_examples, force, wish)
+        asked = Asked(*words, with_examples, force.strip(), wish)
         if dry_run or out:
             with locked(opened), staging(opened) as place:
                 staged = prepare(opened, asked, place, bar.say)

@@ -16,7 +16,7 @@ from finetune.publish.artifacts import Artifact
 from finetune.publish.headers import words_of
 from finetune.publish.private import Privates, look
 from finetune.publish.rows import item_texts, repeated, row_texts
-from finetune.publish.staging import WEIGHTS, File, Staged
+from finetune.publish.staging import BESIDE, WEIGHTS, WITH_EXAMPLES, File, Staged
 from finetune.recipe import Recipe
 from finetune.run import Run
 
@@ -45,12 +45,12 @@ MOST_IN_FILE = 3
 """Findings of a file that are told."""
 
 
-def check_names(artifact: Artifact, shown: dict[str, str]) -> None:
+def check_names(run: Run, artifact: Artifact) -> None:
     """Refuses links, files that no stage proved, and files that are never published.
 
     Args:
+        run: whose.
         artifact: whose files.
-        shown: name in the repository -> name in the manifest.
 
     Raises:
         ProofFailed: naming each.
@@ -60,11 +60,14 @@ def check_names(artifact: Artifact, shown: dict[str, str]) -> None:
         kind = _forbidden(name)
         if file.is_symlink() or not file.is_file():
             kind = "a link or a device, whose bytes lie elsewhere"
-        elif not kind and shown[name] not in artifact.proven:
+        elif not kind and run.named(file) not in artifact.proven:
             kind = "a file that no stage of the run made"
         if kind:
             why = f"everything in the folder of {artifact.kind} would go up"
             problems.append(Problem(f"{name} is {kind}", str(file), why, f"move it out of {file.parent}"))
+    for file in (run.path / name for name in (*BESIDE, *WITH_EXAMPLES)):
+        if file.is_symlink():
+            problems.append(Problem(f"{file.name} is a link", str(file), "its bytes lie elsewhere", f"rm {file}"))
     if problems:
         raise ProofFailed.of(problems)
 

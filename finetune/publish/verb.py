@@ -75,7 +75,7 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
     outputs.check(run, beside, outputs.command("ledger", run))
     staged = []
     for artifact in artifacts:
-        check_names(artifact, {name: run.named(file) for name, file in artifact.files.items()})
+        check_names(run, artifact)
         _check_proven(run, artifact)
         staged.append(stage(run, told, artifact, base, place, asked.with_examples))
         check_contents(staged[-1], privates_of(run, recipe, artifact.repo))

@@ -364,6 +364,10 @@ def _linked_weights(run: Run) -> None:
     file.symlink_to(run.path / "elsewhere.safetensors")
 
 
+def _linked_report(run: Run) -> None:
+    (run.path / "report.html").symlink_to("/etc/hostname")
+
+
 def _report(text: str) -> Callable[[Run], None]:
     def harm(run: Run) -> None:
         (run.path / "report.html").write_text(f"<html><p>{text}</p></html>")
@@ -403,6 +407,7 @@ PLANTED: dict[str, tuple[Callable[[Run], None], str]] = {
     "wandb": (_beside("wandb/run-1/files/output.log"), "a log of a training"),
     "tensorboard": (_beside("runs/events.out.tfevents.1.host.0"), "a log of a training"),
     "link": (_link, "a link"),
+    "linked report": (_linked_report, "a link"),
     "linked weights": (_linked_weights, "a link"),
     "stray file": (_beside("notes.md"), "no stage of the run made"),
     "training row in a page": (_row, "repeats a row"),

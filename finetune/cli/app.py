@@ -24,6 +24,7 @@ from finetune.cli import (
     merging,
     planning,
     reporting,
+    publishing,
     starting,
     training,
     verifying,
@@ -54,6 +55,7 @@ app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
 app.command("report")(reporting.report)
 app.command("verify")(verifying.verify)
+app.command("publish")(publishing.publish)
 app.add_typer(launching.app, name="launch")
 app.add_typer(data_app, name="data")
 app.add_typer(recipe_app, name="recipe")

@@ -16,6 +16,8 @@ from finetune.errors import DataError, OutsideError
 from finetune.recipe import Source
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".xlsx", ".xml", ".gz")
+CARD = "README.md"
+
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -31,8 +33,9 @@ def fetch_files(source: Source) -> list[Path]:
         DataError: the data set has no such split.
         OutsideError: the Hub cannot be reached, or does not give the data set out.
     """
+    import httpx2
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     assert source.hub is not None
     try:
@@ -42,9 +45,9 @@ def fetch_files(source: Source) -> list[Path]:
         if not chosen:
             raise _no_split(source, names)
         folder = Path(
-            snapshot_download(source.hub, repo_type="dataset", revision=source.revision, allow_patterns=chosen)
+            snapshot_download(source.hub, repo_type="dataset", revision=source.revision, allow_patterns=[*chosen, CARD])
         )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
+    except (LocalEntryNotFoundError, httpx2.TransportError, ConnectionError) as error:
         return _cached(source, source.hub, error)
     except (HfHubHTTPError, OSError) as error:
         raise _unreachable(source, error) from None
@@ -90,18 +93,26 @@ def _patterns(split: str, configs: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def _cached(source: Source, hub: str, error: Exception) -> list[Path]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    """Finds the files of a split where an earlier download left them, all of them or none."""
+    from huggingface_hub import DatasetCard, get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+
+    def found(*patterns: str) -> Path:
+        return Path(
+            snapshot_download(
+                hub, repo_type="dataset", revision=source.revision, local_files_only=True, allow_patterns=list(patterns)
+            )
+        )
 
     try:
-        found = snapshot_download(hub, repo_type="dataset", revision=source.revision, local_files_only=True)
-    except LocalEntryNotFoundError:
+        names = [file.path for file in get_cached_repo_tree(hub, repo_type="dataset", revision=source.revision)]
+        card = DatasetCard.load(found(CARD) / CARD).data if CARD in names else None
+        chosen = files_of(source.split, names, _configs(card))
+        if not chosen:
+            raise _no_split(source, names)
+        folder = found(*chosen)
+    except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
         raise _unreachable(source, error) from None
-    folder = Path(found)
-    names = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
-    chosen = files_of(source.split, names, [])
-    if not chosen:
-        raise _no_split(source, names)
     return [folder / name for name in chosen]
 
 

@@ -1,5 +1,6 @@
 """Floor 2: the recipe, read without torch, every mistake told with its line and its cure."""
 
+from finetune.recipe.listing import json_schema, keys
 from finetune.recipe.loading import dump, load, load_or_rows
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
@@ -10,12 +11,11 @@ from finetune.recipe.schema import (
     Lora,
     Memory,
     Parallel,
+    Publish,
     Recipe,
     Role,
     Source,
     Train,
-    json_schema,
-    keys,
     override,
 )
 
@@ -27,6 +27,7 @@ __all__ = [
     "Lora",
     "Memory",
     "Parallel",
+    "Publish",
     "Recipe",
     "Role",
     "Source",

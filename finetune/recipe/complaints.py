@@ -12,8 +12,9 @@ from pydantic_core import ErrorDetails
 
 from finetune.errors import Problem
 from finetune.recipe.foreign_keys import NOBODYS, SAME
+from finetune.recipe.listing import keys, sections
 from finetune.recipe.proposals import field_of, propose, show
-from finetune.recipe.schema import SET, Recipe, Section, Source, keys, line, sections
+from finetune.recipe.schema import SET, Recipe, Section, Source, line
 from finetune.recipe.yaml_places import Parsed
 
 PATTERNS = {

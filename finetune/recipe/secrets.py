@@ -26,7 +26,7 @@ TOKENS = {
 }
 """What secrets look like that their makers marked as such; the one list of them here."""
 
-_SECRET = re.compile("|".join(TOKENS.values()))
+SECRET = re.compile("|".join(TOKENS.values()))
 
 
 def find_secrets(values: Any, places: Mapping[str, str], key: str = "") -> list[Problem]:
@@ -35,7 +35,7 @@ def find_secrets(values: Any, places: Mapping[str, str], key: str = "") -> list[
         return [p for k, v in values.items() for p in find_secrets(v, places, f"{key}.{k}".lstrip("."))]
     if isinstance(values, list):
         return [p for i, v in enumerate(values) for p in find_secrets(v, places, f"{key}.{i}")]
-    if isinstance(values, str) and _SECRET.search(values):
+    if isinstance(values, str) and SECRET.search(values):
         fix = "delete it here, revoke it where it was made, and log in instead: hf auth login"
         where = places.get(key, places[""])
         return [Problem("this looks like a secret", where, "a recipe is copied into every run and published", fix)]
@@ -45,4 +45,4 @@ def find_secrets(values: Any, places: Mapping[str, str], key: str = "") -> list[
 def without_secrets(problem: Problem) -> Problem:
     """Blots out what looks like a secret, wherever an error would repeat it."""
     told = (problem.what, problem.where, problem.why, problem.fix)
-    return Problem(*(_SECRET.sub(lambda found: f"{found.group()[:3]}…", text) for text in told))
+    return Problem(*(SECRET.sub(lambda found: f"{found.group()[:3]}…", text) for text in told))

@@ -1,0 +1,96 @@
+"""What of a run is published: which forms of its model are there, where each goes, which hash each file must have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ArtifactError
+from finetune.publish.carding import Kind
+from finetune.run import Run, atomic, outputs
+
+KINDS: tuple[Kind, ...] = ("adapter", "merged", "gguf")
+"""In the order in which they are published: each is made of the one before."""
+
+ENDINGS = {"adapter": "-lora", "merged": "", "gguf": "-GGUF"}
+"""Of the names of their repositories, as most of the Hub has them."""
+
+MAKING = {"adapter": "finetune train --resume", "merged": "finetune merge", "gguf": "finetune export"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One form of a run's model."""
+
+    kind: Kind
+    repo: str
+    """As owner/name."""
+    chain: tuple[str, ...]
+    """Of what it was made, as ids of the Hub, the nearest first; empty where the base has none."""
+    files: dict[str, Path]
+    """Name in the repository -> file of the run; links and what nobody proved among them."""
+    proven: dict[str, str]
+    """Name in the manifest -> sha256, of those files that a stage of the run proved."""
+
+
+def find(run: Run, told: dict[str, Any], wanted: Collection[Kind], repo: str, base: str | None) -> list[Artifact]:
+    """Finds the forms of a run's model that are to be published.
+
+    Args:
+        run: that finished.
+        told: its manifest.
+        wanted: which ones; all that are there if none is named.
+        repo: of the merged model, as owner/name.
+        base: id of the base at the Hub, if it has one.
+
+    Raises:
+        ArtifactError: one that is named is not there, or none is.
+    """
+    found = {kind: files for kind in KINDS if (files := _files(folder(run, kind)))}
+    for kind in wanted or (() if found else KINDS[:1]):
+        if kind not in found:
+            fix = f"{MAKING[kind]} {run.path}"
+            raise ArtifactError(
+                f"the run has no {kind}", where=str(folder(run, kind)), why="there is nothing to publish", fix=fix
+            )
+    chosen = [kind for kind in KINDS if kind in (wanted or found)]
+    made = outputs.made_by(told)
+    artifacts = []
+    for kind in chosen:
+        chain = [base] if base else []
+        if kind == "gguf" and ("merged" in chosen or _published(told, name_of(repo, "merged"))):
+            chain.insert(0, name_of(repo, "merged"))
+        files = found[kind]
+        proven = {name: made[name][0] for file in files.values() if (name := run.named(file)) in made}
+        artifacts.append(Artifact(kind, name_of(repo, kind), tuple(chain), files, proven))
+    return artifacts
+
+
+def folder(run: Run, kind: Kind) -> Path:
+    """Says where a form of the model lies."""
+    return {"adapter": run.adapter, "merged": run.merged, "gguf": run.path / "gguf"}[kind]
+
+
+def name_of(repo: str, kind: Kind) -> str:
+    """Names the repository of a form; a name that ends so already stays."""
+    bare = repo
+    for ending in ENDINGS.values():
+        bare = bare.removesuffix(ending) if ending else bare
+    return bare + ENDINGS[kind]
+
+
+def _files(place: Path) -> dict[str, Path]:
+    """Lists everything in a folder but folders, by its path within."""
+    if not place.is_dir() or place.is_symlink():
+        return {}
+    found = {}
+    for entry in atomic.entries(place):
+        if not entry.is_dir(follow_symlinks=False):
+            found[Path(entry.path).relative_to(place).as_posix()] = Path(entry.path)
+    return found
+
+
+def _published(told: dict[str, Any], repo: str) -> bool:
+    return outputs.last(told, "publish", repo=repo) is not None

@@ -1,0 +1,220 @@
+"""`finetune publish`: from a run to repositories whose every byte was read back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune import __version__, hub
+from finetune.errors import ArtifactError, ProofFailed, RecipeError
+from finetune.publish.artifacts import Artifact, find
+from finetune.publish.carding import Kind, Verdict, license_of
+from finetune.publish.private import privates_of
+from finetune.publish.readback import read_back
+from finetune.publish.releasing import Gated, Release, collect, finish, open_repo
+from finetune.publish.scan import check_contents, check_names, check_rows
+from finetune.publish.server import Hub, connect
+from finetune.publish.staging import BESIDE, Staged, stage
+from finetune.publish.uploading import Uploaded, Wish, upload
+from finetune.recipe import Recipe, is_folder, load
+from finetune.run import Claim, Entry, Run, claim, locked, manifest, outputs
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    repo: str | None = None
+    """Default: the recipe's."""
+    kinds: tuple[Kind, ...] = ()
+    """All that are there if none is named."""
+    private: bool | None = None
+    """Default: the recipe's."""
+    endpoint: str | None = None
+    base: str | None = None
+    """Id of the base at the Hub, where the recipe names a folder."""
+    gated: Gated | None = None
+    tag: str | None = None
+    collection: str | None = None
+    with_examples: bool = False
+    forced: str = ""
+    """Why it is published although a licence or missing rows speak against it."""
+    wish: Wish = field(default_factory=Wish)
+
+
+def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
+    """Lays out what would go up, once it was compared with the manifest and searched for what is private.
+
+    Args:
+        run: that finished.
+        asked: what is wished.
+        place: an empty folder.
+        say: takes a line for the user.
+
+    Raises:
+        ArtifactError: a file is not the one that was proven, or there is none.
+        DataError: the rows are not to be had, with which files are compared.
+        DoesNotFit: the disk is full.
+        ProofFailed: something must not go up, or not to everybody.
+        RecipeError: no repository is named, or the base has no id.
+    """
+    told, recipe = manifest.read_begun(run.manifest), load(run.recipe)
+    artifacts = find(run, told, asked.kinds, repo_of(recipe, asked), _base_id(recipe, asked))
+    check_license(license_of(recipe), _private(recipe, asked), asked.forced)
+    base = _base_here(recipe)
+    made = outputs.made_by(told)
+    beside = {name: made[name][0] for name in BESIDE if name in made and (run.path / name).is_file()}
+    outputs.check(run, beside, outputs.command("ledger", run))
+    staged = []
+    for artifact in artifacts:
+        check_names(run, artifact)
+        _check_proven(run, artifact)
+        staged.append(stage(run, told, artifact, base, place, asked.with_examples))
+        check_contents(staged[-1], privates_of(run, recipe, artifact.repo))
+        found = check_rows(staged[-1], run, recipe, asked.with_examples, asked.forced)
+        say(
+            f"{artifact.repo}: {len(staged[-1].files)} files, {staged[-1].num_bytes:,} bytes; rows of the data: {found}"
+        )
+    return staged
+
+
+def publish(run: Run, asked: Asked, say: Say) -> list[dict[str, Any]]:
+    """Publishes forms of a run's model, and gives the manifest's entry of each, which is added once it was read back.
+
+    Raises:
+        OutsideError: the Hub refused or failed; what is there already is not sent again by the next try.
+        FinetuneError: as `prepare` does.
+    """
+    recipe = load(run.recipe)
+    release = Release(_private(recipe, asked), asked.gated, asked.tag, asked.collection)
+    server = connect(asked.endpoint, recipe.publish.endpoint, say)
+    entries = []
+    with locked(run), staging(run) as place:
+        all_staged = prepare(run, asked, place, say)
+        for staged in all_staged:
+            entries.append(_publish(server, run, recipe, staged, asked, release))
+        if release.collection:
+            repos = [staged.artifact.repo for staged in all_staged]
+            say(f"collection {collect(server, repos, release)}")
+    return entries
+
+
+@contextmanager
+def staging(run: Run) -> Iterator[Path]:
+    """Gives a folder beside the run's files, on the same disk, that files can be linked into; it is gone afterwards."""
+    place = run.path / ".publish"
+    shutil.rmtree(place, ignore_errors=True)  # what a kill left
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def repo_of(recipe: Recipe, asked: Asked) -> str:
+    """Gives the repository of the merged model.
+
+    Raises:
+        RecipeError: none is named.
+    """
+    repo = asked.repo or recipe.publish.repo
+    if repo is None:
+        why = "neither the recipe nor the command says where to"
+        raise RecipeError("no repository is named", where="publish.repo", why=why, fix=f"--repo OWNER/{recipe.name}")
+    return repo
+
+
+def check_license(verdict: Verdict, private: bool, forced: str) -> None:
+    """Refuses to give to everybody what a licence keeps from them.
+
+    Raises:
+        ProofFailed: it does.
+    """
+    if private or verdict.publishable == "yes" or (verdict.publishable == "only forced" and forced):
+        return
+    fix = "--private" + (" or --force REASON" if verdict.publishable == "only forced" else "")
+    what = "a licence speaks against publishing it to everybody"
+    raise ProofFailed(what, where="data.train  license", why=verdict.why, fix=fix)
+
+
+def _publish(server: Hub, run: Run, recipe: Recipe, staged: Staged, asked: Asked, release: Release) -> dict[str, Any]:
+    began, repo = time.monotonic(), staged.artifact.repo
+    told = manifest.read(run.manifest)
+    before = outputs.last(told, "publish", repo=repo, endpoint=server.endpoint)
+    open_repo(server, repo, release)
+    uploaded = upload(server, run, staged, before, asked.wish, release.tag)
+    claims = read_back(server, staged, uploaded.commit)
+    claims += finish(server, repo, uploaded.commit, release)
+    if uploaded.others:
+        claims.append(claim("other files lie there", ", ".join(uploaded.others[:10])))
+    server.say(f"{repo}: {'published' if uploaded.changed else 'nothing had changed'}, read back: {uploaded.commit}")
+    entry = _entry(server, recipe, staged, asked, uploaded, claims, began)
+    told_before = {**before, "seconds": 0, "finished": ""} if before else None
+    if told_before == {**entry.__dict__, "seconds": 0, "finished": ""}:
+        assert before is not None
+        return before
+    manifest.add(run.manifest, entry)
+    return dict(entry.__dict__)
+
+
+def _entry(
+    server: Hub, recipe: Recipe, staged: Staged, asked: Asked, uploaded: Uploaded, claims: list[Claim], began: float
+) -> Entry:
+    files = {file.name: file.sha256 for file in staged.files}
+    address = f"{server.endpoint}/{staged.artifact.repo}"
+    verdict = license_of(recipe)
+    return Entry(
+        stage="publish",
+        inputs={
+            "artifact": staged.artifact.kind,
+            "repo": staged.artifact.repo,
+            "endpoint": server.endpoint,
+            "commit": uploaded.commit,
+            "made of": list(staged.artifact.chain),
+            "license": verdict.license or "unknown",
+            "forced": asked.forced or None,
+            "files": files,
+        },
+        outputs={f"{address}/resolve/{uploaded.commit}/{name}": digest for name, digest in files.items()},
+        claims=claims,
+        versions={"finetune": __version__, "huggingface_hub": version("huggingface_hub")},
+        seconds=round(time.monotonic() - began, 1),
+        finished=manifest.now(),
+    )
+
+
+def _check_proven(run: Run, artifact: Artifact) -> None:
+    making = {"adapter": ("train", "--resume"), "merged": ("merge",), "gguf": ("export",)}[artifact.kind]
+    outputs.check(run, artifact.proven, outputs.command(making[0], run, *making[1:]))
+
+
+def _private(recipe: Recipe, asked: Asked) -> bool:
+    return recipe.publish.private if asked.private is None else asked.private
+
+
+def _base_id(recipe: Recipe, asked: Asked) -> str | None:
+    """Gives the base's id at the Hub.
+
+    Raises:
+        RecipeError: the recipe names a folder, which nobody else has.
+    """
+    if asked.base or not is_folder(recipe.base):
+        return asked.base or recipe.base
+    why = "a path means nothing to who downloads it, and the Hub rejects a card with one"
+    fix = "--base-model OWNER/NAME   # what the folder holds; next time base: OWNER/NAME and base_path: FOLDER"
+    raise RecipeError("the base has no name at the Hub", where=recipe.where("base"), why=why, fix=fix)
+
+
+def _base_here(recipe: Recipe) -> Path | None:
+    """Finds the base, whose licence goes along; None where it is not on this disk any more."""
+    try:
+        return hub.locate(recipe.base, recipe.base_path, recipe.revision)
+    except ArtifactError:
+        return None

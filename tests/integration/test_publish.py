@@ -1,0 +1,565 @@
+"""`finetune publish` against a Hub on the loopback: all arrives byte for byte, and nothing private with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "proof"))
+
+from hub_server import READER, WRITER, Hub, Repo, listening
+from trial.made_run import made_run
+from typer.testing import CliRunner
+
+from finetune.cli.app import app
+from finetune.errors import ArtifactError, DataError, OutsideError, ProofFailed, RecipeError
+from finetune.merge import merge
+from finetune.publish import Asked, Wish, prepare, publish, staging, uploading
+from finetune.run import Entry, Run, atomic, manifest, open_run
+
+REPOS = {"adapter": "acme/legal-lora", "merged": "acme/legal", "gguf": "acme/legal-GGUF"}
+
+
+def silent(*_: Any) -> None:
+    """Takes what would be told to a user."""
+
+
+def gguf(**words: str) -> bytes:
+    """A GGUF of no weights that says so much."""
+
+    def text(told: str) -> bytes:
+        return struct.pack("<Q", len(told)) + told.encode()
+
+    told = b"".join(text(key.replace("_", ".")) + struct.pack("<I", 8) + text(value) for key, value in words.items())
+    tokens = (
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2000) + b"".join(map(text, map(str, range(2000))))
+    )
+    scores = text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 3) + bytes(12)
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(words) + 2) + tokens + scores + told
+
+
+def export(run: Run, **words: str) -> None:
+    """Lays a GGUF beside the run as an export leaves it; made by a writer of a few lines, for a converter is slow."""
+    (run.path / "gguf").mkdir(exist_ok=True)
+    file = run.path / "gguf" / f"{run.name}-Q8_0.gguf"
+    file.write_bytes(gguf(general_architecture="qwen35", **words))
+    outputs = {run.named(file): atomic.sha256(file)}
+    manifest.add(run.manifest, Entry("export", {"merged": str(run.merged)}, outputs, [], {}, 0.0, manifest.now()))
+
+
+@pytest.fixture(scope="module")
+def made(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with all forms of its model; its base has a licence."""
+    base = tmp_path_factory.mktemp("bases") / "base"
+    shutil.copytree(pico_base, base)
+    (base / "LICENSE").write_text("Do as you like.\n")
+    folder = tmp_path_factory.mktemp("made")
+    run = made_run(base, folder, "base=acme/pico-base", f"base_path={base}", "system=Be brief, path or no path: /etc.")
+    merge(run, "bf16", None, silent, silent)
+    export(run)
+    return run
+
+
+@pytest.fixture
+def run(made: Run) -> Iterator[Run]:
+    """A copy to publish and to harm, beside it, for the recipe names its rows from there."""
+    copy = made.path.with_name("legal-0001")
+    shutil.copytree(made.path, copy)
+    yield open_run(copy)
+    shutil.rmtree(copy)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # read once, when it is imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setattr(uploading, "WAITS", (0.01,) * 3)
+    made = Hub()
+    with listening(made):
+        yield made
+
+
+def sent(run: Run, hub: Hub, *kinds: Any, **wishes: Any) -> list[dict[str, Any]]:
+    """Publishes; gives the entries."""
+    return publish(run, Asked("acme/legal", kinds, endpoint=hub.url, **wishes), silent)
+
+
+def staged(run: Run, *kinds: Any, **wishes: Any) -> dict[str, dict[str, bytes]]:
+    """What would go up: kind -> name -> bytes."""
+    with staging(run) as place:
+        found = prepare(run, Asked("acme/legal", kinds, **wishes), place, silent)
+        return {each.artifact.kind: {file.name: file.path.read_bytes() for file in each.files} for each in found}
+
+
+def publications(run: Run) -> list[dict[str, Any]]:
+    return [stage for stage in manifest.read(run.manifest)["stages"] if stage["stage"] == "publish"]
+
+
+# What arrives
+
+
+def test_every_form_arrives_byte_for_byte_with_its_card_its_licence_and_its_chain(run: Run, hub: Hub) -> None:
+    wanted = staged(run)
+    entries = sent(run, hub)
+    assert {repo: hub.repos[repo].files for repo in REPOS.values()} == {REPOS[k]: f for k, f in wanted.items()}
+    assert all(hub.repos[repo].private for repo in REPOS.values())
+    merged = {file.name for file in run.merged.iterdir()}
+    assert wanted["merged"].keys() == merged | {"README.md", "manifest.json", "recipe.yaml"}
+    assert all("LICENSE" in files for files in wanted.values())
+    bases = {
+        kind: files["README.md"].decode().partition("base_model: ")[2].split("\n")[0] for kind, files in wanted.items()
+    }
+    assert bases == {"adapter": '"acme/pico-base"', "merged": '"acme/pico-base"', "gguf": '"acme/legal"'}
+    assert publications(run) == entries
+    assert [entry["inputs"]["commit"] for entry in entries] == [hub.repos[repo].head for repo in REPOS.values()]
+    assert [claim["holds"] for entry in entries for claim in entry["claims"]] == [True] * 12
+
+
+def test_what_is_told_of_the_run_names_no_folder_of_this_machine(run: Run) -> None:
+    for files in staged(run).values():
+        told = json.loads(files["manifest.json"])
+        assert str(run.path).encode() not in files["manifest.json"]
+        assert told["contract"]["wishes"]["data.train"] == "train.jsonl"
+        assert "system: 'Be brief, path or no path: /etc.'" in files["recipe.yaml"].decode()
+        assert [stage["stage"] for stage in told["stages"]] == ["train", "merge", "export"]
+        assert "base_path" not in files["recipe.yaml"].decode()
+        assert "train: train.jsonl" in files["recipe.yaml"].decode()
+
+
+def test_publishing_again_sends_nothing_and_adds_no_entry(run: Run, hub: Hub) -> None:
+    first = sent(run, hub)
+    hub.asked.clear()
+    assert sent(run, hub) == first
+    assert hub.writes == []
+    assert publications(run) == first
+
+
+def test_what_changed_is_sent_alone_and_what_went_away_is_deleted(run: Run, hub: Hub) -> None:
+    sent(run, hub, "gguf")
+    repo = hub.repos[REPOS["gguf"]]
+    (old,) = (run.path / "gguf").iterdir()
+    old.rename(old.with_name("x-BF16.gguf"))
+    told = json.loads(run.manifest.read_text().replace(old.name, "x-BF16.gguf"))
+    atomic.write_json(
+        run.manifest, {**told, "stages": [*told["stages"][:-1], manifest.read(run.manifest)["stages"][-1]]}
+    )
+    sent(run, hub, "gguf")
+    assert {name for name in repo.files if name.endswith(".gguf")} == {"x-BF16.gguf"}
+    assert len(repo.commits) == 3
+
+
+@pytest.mark.parametrize("fault", ["commit 503", "commit cut", "commit late", "lfs cut", "lfs 500", "preupload 429"])
+def test_under_each_fault_every_form_arrives_byte_for_byte(run: Run, hub: Hub, fault: str) -> None:
+    call, _, what = fault.partition(" ")
+    hub.faults[call] = [int(what) if what.isdigit() else what]
+    wanted = staged(run)
+    sent(run, hub)
+    assert {kind: hub.repos[REPOS[kind]].files for kind in REPOS} == wanted
+    assert hub.faults[call] == [], "it was met"
+    assert all(len(hub.repos[repo].commits) == 2 for repo in REPOS.values())
+
+
+def test_an_upload_that_never_succeeds_is_given_up_and_the_next_goes_on(run: Run, hub: Hub) -> None:
+    hub.faults["commit"] = [503] * 4
+    with pytest.raises(OutsideError, match="was not published") as refused:
+        sent(run, hub, "merged")
+    assert "503" in refused.value.problems[0].why
+    assert publications(run) == []
+    assert not (run.path / ".publish").exists()
+    hub.asked.clear()
+    sent(run, hub, "merged")
+    assert hub.asked.count("PUT lfs") == 0, "the weights were there"
+    assert len(publications(run)) == 1
+
+
+def test_a_publication_killed_after_its_commit_is_known_again(run: Run, hub: Hub) -> None:
+    before = run.manifest.read_bytes()
+    (first,) = sent(run, hub, "adapter")
+    run.manifest.write_bytes(before)
+    (second,) = sent(run, hub, "adapter")
+    assert second["inputs"] == first["inputs"]
+    assert len(hub.repos[REPOS["adapter"]].commits) == 2
+
+
+# Whose commits
+
+
+def _before(repo: Repo) -> None:
+    repo.add("edit the card", README__md="mine")
+
+
+def test_a_commit_of_somebody_elses_is_never_built_upon_unseen(run: Run, hub: Hub) -> None:
+    sent(run, hub, "adapter")
+    repo = hub.repos[REPOS["adapter"]]
+    theirs = repo.add("edit the card", README__md="mine")
+    with pytest.raises(OutsideError, match="somebody else's commit") as refused:
+        sent(run, hub, "adapter")
+    assert repo.head == theirs
+    assert refused.value.problems[0].fix.startswith(f"look at it; then --parent {theirs[:12]}")
+    sent(run, hub, "adapter", wish=Wish(parent=theirs[:12]))
+    assert repo.files == staged(run, "adapter")["adapter"]
+
+
+def test_a_commit_made_meanwhile_is_not_built_upon_either(run: Run, hub: Hub) -> None:
+    sent(run, hub, "adapter")
+    repo = hub.repos[REPOS["adapter"]]
+    manifest.add(run.manifest, Entry("ledger", {}, {}, [], {}, 0.0, manifest.now()))  # so that there is news
+    hub.meanwhile = lambda: repo.add("meanwhile", notes__txt="mine")
+    with pytest.raises(OutsideError, match="somebody else's commit"):
+        sent(run, hub, "adapter")
+    assert repo.commits[-1][1] == "meanwhile"
+    assert len(publications(run)) == 1
+    (entry,) = sent(run, hub, "adapter", wish=Wish(onto_head=True))
+    assert {"other files lie there": "notes.txt"}.items() <= {
+        c["claim"]: c["measured"] for c in entry["claims"]
+    }.items()
+
+
+def test_a_repository_that_others_filled_is_refused_and_an_empty_one_is_taken(run: Run, hub: Hub) -> None:
+    hub.make(REPOS["adapter"])
+    sent(run, hub, "adapter")
+    hub.make(REPOS["gguf"]).add("theirs", README__md="theirs")
+    with pytest.raises(OutsideError, match="somebody else's commit"):
+        sent(run, hub, "gguf")
+    assert hub.repos[REPOS["gguf"]].files == {"README.md": b"theirs"}
+
+
+# Around the files
+
+
+def test_a_public_one_is_seen_when_all_of_it_was_read_back_and_not_before(run: Run, hub: Hub) -> None:
+    hub.faults["tree"] = [400]
+    with pytest.raises(OutsideError):
+        sent(run, hub, "adapter", private=False, forced="it is ours")
+    assert hub.repos[REPOS["adapter"]].private
+    wishes: dict[str, Any] = {"gated": "manual", "tag": "v1.0", "collection": "Our models", "forced": "it is ours"}
+    (entry,) = sent(run, hub, "adapter", private=False, **wishes)
+    repo = hub.repos[REPOS["adapter"]]
+    assert (repo.private, repo.gated, repo.tags) == (False, "manual", {"v1.0": repo.head})
+    assert [item["id"] for item in hub.collections["acme/our-models-0"]["items"]] == [REPOS["adapter"]]
+    assert {"seen by": "everybody", "gated": "manual", "tag": "v1.0"}.items() <= {
+        claim["claim"]: claim["measured"] for claim in entry["claims"]
+    }.items()
+    assert entry["inputs"]["forced"] == "it is ours"
+    hub.asked.clear()
+    sent(run, hub, "adapter", private=False, **wishes)
+    assert hub.writes == ["POST collections", "POST items"], "which say that they are there"
+
+
+def test_a_tag_that_is_taken_is_told_before_anything_is_sent(run: Run, hub: Hub) -> None:
+    sent(run, hub, "adapter", tag="v1")
+    repo = hub.repos[REPOS["adapter"]]
+    manifest.add(run.manifest, Entry("ledger", {}, {}, [], {}, 0.0, manifest.now()))
+    with pytest.raises(OutsideError, match="the tag v1 is taken"):
+        sent(run, hub, "adapter", tag="v1")
+    assert len(repo.commits) == 2
+
+
+def test_what_is_wished_private_does_not_go_where_everybody_sees_it(run: Run, hub: Hub) -> None:
+    hub.make(REPOS["adapter"], private=False)
+    with pytest.raises(OutsideError, match="is public"):
+        sent(run, hub, "adapter")
+    assert hub.writes == []
+
+
+@pytest.mark.parametrize(
+    ("token", "faults", "repo", "told"),
+    [
+        ("", {}, "acme/legal", "hf auth login"),
+        ("hf_revoked_long_ago", {}, "acme/legal", "hf auth login"),
+        (READER, {}, "acme/legal", "the token may not write to acme"),
+        (WRITER, {}, "nobody/legal", "the token may not write to nobody"),
+        (WRITER, {"commit": [507]}, "acme/legal", "there is no room left"),
+        (WRITER, {"object": [507]}, "acme/legal", "quota"),
+        (WRITER, {"lfs": [413]}, "acme/legal", "413"),
+    ],
+    ids=["nobody", "revoked", "read only", "foreign owner", "full", "quota", "too large"],
+)
+def test_what_the_hub_refuses_is_told_with_what_to_do(
+    run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str, faults: Any, repo: str, told: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent")
+    hub.faults.update(faults)
+    with pytest.raises(OutsideError) as refused:
+        publish(run, Asked(repo, ("adapter",), endpoint=hub.url), silent)
+    assert told in str(refused.value)
+    assert refused.value.problems[0].fix
+    assert publications(run) == []
+
+
+def test_where_nobody_listens_that_is_said(run: Run, hub: Hub) -> None:
+    with pytest.raises(OutsideError, match="the Hub does not know you"):
+        publish(run, Asked("acme/legal", ("adapter",), endpoint="http://127.0.0.1:9"), silent)
+
+
+# What must not go up
+
+SECRET = "hf_" + "abcdefghij" * 3
+
+
+def append(file: Path, text: str) -> None:
+    with file.open("a") as opened:
+        opened.write(text)
+
+
+def prove_again(run: Run) -> None:
+    """Writes down the adapter as it is now: what is searched is not what was damaged."""
+    told = manifest.read(run.manifest)
+    for name in [name for stage in told["stages"] for name in stage["outputs"] if name.startswith("adapter/")]:
+        told["stages"][0]["outputs"][name] = atomic.sha256(run.path / name)
+    atomic.write_json(run.manifest, told)
+
+
+def _config(text: str) -> Callable[[Run], None]:
+    def harm(run: Run) -> None:
+        file = run.adapter / "adapter_config.json"
+        told = json.loads(file.read_text())
+        file.write_text(json.dumps({**told, "note": text.replace("RUN", str(run.path))}, indent=2))
+        prove_again(run)
+
+    return harm
+
+
+def _weights(run: Run) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = run.adapter / "adapter_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "made_by": "/home/alice/train.py"})
+    prove_again(run)
+
+
+def _gguf(run: Run) -> None:
+    export(run, general_source_url="/home/alice/models/merged")
+
+
+def _beside(name: str, content: bytes = b"x") -> Callable[[Run], None]:
+    def harm(run: Run) -> None:
+        file = run.adapter / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+    return harm
+
+
+def _link(run: Run) -> None:
+    (run.adapter / "notes.md").symlink_to("/etc/hostname")
+
+
+def _linked_weights(run: Run) -> None:
+    file = run.adapter / "adapter_model.safetensors"
+    file.rename(run.path / "elsewhere.safetensors")
+    file.symlink_to(run.path / "elsewhere.safetensors")
+
+
+def _linked_report(run: Run) -> None:
+    (run.path / "report.html").symlink_to("/etc/hostname")
+
+
+def _report(text: str) -> Callable[[Run], None]:
+    def harm(run: Run) -> None:
+        (run.path / "report.html").write_text(f"<html><p>{text}</p></html>")
+
+    return harm
+
+
+def _evaluation(run: Run) -> None:
+    (run.path / "eval").mkdir()
+    row = json.loads((run.path.parents[1] / "train.jsonl").read_text().splitlines()[3])["prompt"]
+    (run.path / "eval" / "evaluation.json").write_text(json.dumps({"worst": [row]}))
+
+
+def _row(run: Run) -> None:
+    row = json.loads((run.path.parents[1] / "train.jsonl").read_text().splitlines()[2])["prompt"]
+    (run.path / "report.html").write_text("<b>" + row.replace(" ", "</b>\n<b>").replace("?", "&#63;") + "</b>")
+
+
+PLANTED: dict[str, tuple[Callable[[Run], None], str]] = {
+    "hub token": (_config(SECRET), "a secret"),
+    "cloud key": (_config("AKIA" + "ABCDEFGH" * 2), "a secret"),
+    "password in an address": (_config("postgres://bob:hunter22@db.acme.org/x"), "a secret"),
+    "private key": (_report("-----BEGIN RSA PRIVATE KEY-----"), "a secret"),
+    "assigned key": (_report("WANDB_API_KEY=0123456789abcdef0123"), "a secret"),
+    "home": (_config("/home/alice/rows.jsonl"), "a path of a machine"),
+    "root's home": (_config("/root/work/rows.jsonl"), "a path of a machine"),
+    "Windows": (_config("C:\\Users\\alice\\rows.jsonl"), "a path of a machine"),
+    "the run's own path": (_config("RUN/adapter"), "a path of this machine"),
+    "metadata of safetensors": (_weights, "a path of a machine"),
+    "metadata of a GGUF": (_gguf, "a path of a machine"),
+    "optimizer": (_beside("optimizer.safetensors"), "the state of a training"),
+    "checkpoint": (_beside("checkpoint-10/adapter_model.safetensors"), "the state of a training"),
+    "pickle": (_beside("adapter_model.bin"), "a pickle"),
+    "training arguments": (_beside("training_args.bin"), "a pickle"),
+    "environment": (_beside(".env"), "a file of secrets"),
+    "git": (_beside(".git/config"), "a repository's inside"),
+    "wandb": (_beside("wandb/run-1/files/output.log"), "a log of a training"),
+    "tensorboard": (_beside("runs/events.out.tfevents.1.host.0"), "a log of a training"),
+    "link": (_link, "a link"),
+    "linked report": (_linked_report, "a link"),
+    "linked weights": (_linked_weights, "a link"),
+    "stray file": (_beside("notes.md"), "no stage of the run made"),
+    "training row in a page": (_row, "repeats a row"),
+    "training row in figures": (_evaluation, "repeats a row"),
+    "pickle by another name": (_beside("../report.html", b"\x80\x04x"), "a pickle"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_what_must_not_go_up_is_refused_by_name_and_nothing_is_sent(run: Run, hub: Hub, planted: str) -> None:
+    harm, kind = PLANTED[planted]
+    harm(run)
+    with pytest.raises(ProofFailed) as refused:
+        sent(run, hub)
+    assert any(kind in problem.what for problem in refused.value.problems)
+    assert all(problem.where for problem in refused.value.problems)
+    assert not any(word in str(refused.value) for word in (SECRET, "hunter22", "0123456789abcdef"))
+    assert hub.asked == []
+    assert hub.repos == {}
+
+
+def test_the_user_and_the_host_are_not_named(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "brunhilde")
+    _report("made by Brunhilde")(run)
+    with pytest.raises(ProofFailed, match="the name of the user or host"):
+        sent(run, hub, "adapter")
+    with staging(run) as place:
+        assert prepare(run, Asked("brunhilde/x", ("adapter",)), place, silent), "her own repository says so anyway"
+
+
+def test_files_with_examples_go_up_only_when_that_is_wished(run: Run) -> None:
+    _row(run)
+    (run.path / "eval").mkdir()
+    (run.path / "eval" / "items.jsonl").write_text('{"task": "x"}\n')
+    with pytest.raises(ProofFailed, match="repeats a row"):
+        staged(run, "adapter")
+    found = staged(run, "adapter", with_examples=True)["adapter"]
+    assert {"report.html", "eval/items.jsonl"} <= found.keys()
+    (run.path / "report.html").unlink()
+    assert "eval/items.jsonl" not in staged(run, "adapter")["adapter"]
+
+
+def test_what_an_evaluation_asked_is_as_private_as_rows(run: Run) -> None:
+    asked = "Which of the three clauses binds the tenant when the roof leaks for a second time?"
+    _report(f"It was asked: <i>{asked}</i>")(run)
+    assert staged(run, "adapter")
+    (run.path / "eval").mkdir()
+    (run.path / "eval" / "items.jsonl").write_text(json.dumps({"task": "own", "prompt": asked}) + "\n")
+    with pytest.raises(ProofFailed, match=r"report.html repeats a row") as refused:
+        staged(run, "adapter")
+    assert "items.jsonl:1" in refused.value.problems[0].why
+
+
+def test_rows_that_are_gone_cannot_be_compared_and_that_is_refused(made: Run, hub: Hub, tmp_path: Path) -> None:
+    run = open_run(Path(shutil.copytree(made.path, tmp_path / "away" / "runs" / "x-0001")))
+    with pytest.raises(DataError, match="not to be had"):
+        staged(run, "adapter")
+    assert staged(run, "adapter", forced="they were deleted by law")
+
+
+def test_a_file_that_is_not_the_proven_one_is_refused(run: Run, hub: Hub) -> None:
+    append(run.merged / "config.json", " ")
+    with pytest.raises(ArtifactError, match=r"config.json is not the one that was proven"):
+        sent(run, hub)
+    assert hub.asked == []
+
+
+def test_a_licence_that_is_not_known_keeps_it_from_everybody_unless_there_is_a_reason(run: Run) -> None:
+    with pytest.raises(ProofFailed, match="licence"):
+        staged(run, "adapter", private=False)
+    assert staged(run, "adapter", private=False, forced="the rows are ours")
+
+
+def test_a_base_that_is_a_folder_has_no_name_until_it_is_told(pico_base: Path, tmp_path: Path) -> None:
+    run = made_run(pico_base, tmp_path)
+    with pytest.raises(RecipeError, match="no name at the Hub"):
+        staged(run)
+    files = staged(run, base="acme/pico-base")["adapter"]
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "acme/pico-base"
+    assert str(pico_base).encode() not in b"".join(files.values())
+
+
+def test_an_endpoint_of_a_recipe_gets_no_token_in_the_clear(made: Run, run: Run) -> None:
+    append(run.recipe, "")
+    run.recipe.write_text(run.recipe.read_text().replace("endpoint: null", "endpoint: http://hub.example.com"))
+    with pytest.raises(RecipeError, match="no https"):
+        publish(run, Asked("acme/legal"), silent)
+
+
+# The command
+
+
+def command(run: Run, hub: Hub, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITER}
+    environment |= {"HF_HOME": str(cwd / "hf"), "HF_ENDPOINT": hub.url, "PYTHONPATH": os.pathsep.join(sys.path)}
+    line = [sys.executable, "-m", "finetune", "publish", str(run.path), *words]
+    return subprocess.run(line, env=environment, capture_output=True, text=True, cwd=cwd)
+
+
+def test_a_dry_run_lists_all_and_asks_nothing_and_the_command_publishes_it(run: Run, hub: Hub, tmp_path: Path) -> None:
+    words = ("--repo", "acme/legal", "--adapter", "--merged", "--json")
+    dry = command(run, hub, *words, "--dry-run", cwd=tmp_path)
+    assert dry.returncode == 0, dry.stderr
+    listed = {each["repo"]: {file["name"] for file in each["files"]} for each in json.loads(dry.stdout)}
+    laid = command(run, hub, *words, "--out", str(tmp_path / "laid"), cwd=tmp_path)
+    assert laid.stdout == dry.stdout
+    assert hub.asked == []
+    done = command(run, hub, *words, "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {name: set(repo.files) for name, repo in hub.repos.items()} == listed
+    assert hub.repos["acme/legal"].files == {
+        file.name: file.read_bytes() for file in (tmp_path / "laid" / "legal").iterdir()
+    }
+    assert json.loads(done.stdout) == publications(run)
+
+
+@pytest.mark.parametrize(
+    "words", [("--repo", "legal"), ("--gated", "yes"), ("--tag", "a b"), ("--parent", "main"), ("--base-model", "/x")]
+)
+def test_words_that_the_hub_would_not_take_are_refused_with_a_fix(run: Run, words: tuple[str, str]) -> None:
+    refused = CliRunner().invoke(app, ["publish", str(run.path), *words])
+    assert isinstance(refused.exception, RecipeError)
+    assert refused.exception.problems[0].fix.startswith(words[0])
+
+
+def test_a_run_whose_recipe_names_no_repository_is_told_to_name_one(run: Run) -> None:
+    with pytest.raises(RecipeError, match="no repository is named") as refused:
+        publish(run, Asked(), silent)
+    assert refused.value.problems[0].fix == "--repo OWNER/small"
+
+
+# Data sets of the Hub
+
+
+def test_rows_of_a_data_set_come_from_the_hub_and_then_from_its_cache(hub: Hub, tmp_path: Path) -> None:
+    repo = hub.make("acme/rows", "dataset")
+    rows = ['{"prompt": "colour 1?", "completion": "blue"}', '{"prompt": "colour 2?", "completion": "red"}']
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: held.jsonl\n---\n"
+    commit = repo.add("rows", README__md=card, held__jsonl="\n".join(rows), train__jsonl=rows[0])
+    repo.add("later", held__jsonl="broken")
+    recipe = tmp_path / "r.yaml"
+    told = f"{{hub: acme/rows, split: test, revision: {commit}}}"
+    recipe.write_text(f"base: acme/pico-base\ndata:\n  eval: 0\n  train: {told}\n")
+    script = (
+        "import sys; from pathlib import Path; from finetune.data import read; from finetune.recipe import load\n"
+        "print([row.messages[0]['content'] for row, _ in read(load(Path(sys.argv[1]))).rows()])"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITER}
+    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for offline in ("0", "1"):
+        environment["HF_HUB_OFFLINE"] = offline
+        asked = len(hub.asked)
+        got = subprocess.run([sys.executable, "-c", script, recipe], env=environment, capture_output=True, text=True)
+        assert got.stdout == "['colour 1?', 'colour 2?']\n", got.stderr
+        assert (len(hub.asked) > asked) is (offline == "0")

@@ -217,6 +217,17 @@ class Parallel(Section):
     """Over how many neighbouring GPUs routed experts are spread. Default: 1, or the fewest with which they fit."""
 
 
+class Card(Section):
+    """What the model card tells that no file of the run knows."""
+
+    license: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Under which the tuned model is published. Default: what the licences of base and data leave to it."""
+    intended_use: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    """What the tuned model is for, and who should use it; told on the card."""
+    limits: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    """What it must not be used for, and where it is known to fail; told on the card."""
+
+
 class Recipe(Section):
     """All wishes of one run."""
 
@@ -237,6 +248,7 @@ class Recipe(Section):
     train: Train = Train()
     memory: Memory = Memory()
     parallel: Parallel = Parallel()
+    card: Card = Card()
 
     _places: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _typed: Mapping[str, str] = PrivateAttr(default_factory=dict)

@@ -80,6 +80,9 @@ FROZEN_KEYS = [
     "memory.micro_batch",
     "parallel.zero",
     "parallel.expert",
+    "card.license",
+    "card.intended_use",
+    "card.limits",
 ]
 
 

@@ -1,5 +1,7 @@
 """Floor 2: the recipe, read without torch, every mistake told with its line and its cure."""
 
+from finetune.recipe.evaluation import Evaluate, Task
+from finetune.recipe.gate import Rule, WrongRule, of_set, read_rule
 from finetune.recipe.loading import dump, load
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
@@ -23,18 +25,24 @@ __all__ = [
     "FAMILIES",
     "MOST_EXAMPLES",
     "Data",
+    "Evaluate",
     "Family",
     "Lora",
     "Memory",
     "Parallel",
     "Recipe",
     "Role",
+    "Rule",
     "Source",
+    "Task",
     "Train",
+    "WrongRule",
     "dump",
     "is_folder",
     "json_schema",
     "keys",
     "load",
+    "of_set",
     "override",
+    "read_rule",
 ]

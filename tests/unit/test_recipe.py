@@ -80,6 +80,8 @@ FROZEN_KEYS = [
     "memory.micro_batch",
     "parallel.zero",
     "parallel.expert",
+    "evaluate.tasks",
+    "evaluate.fail_if",
     "card.license",
     "card.intended_use",
     "card.limits",

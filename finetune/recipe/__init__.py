@@ -2,34 +2,37 @@
 
 from finetune.recipe.evaluation import Evaluate, Task
 from finetune.recipe.gate import Rule, WrongRule, of_set, read_rule
+from finetune.recipe.listing import json_schema, keys
 from finetune.recipe.loading import dump, load
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
     FAMILIES,
     MOST_EXAMPLES,
+    Card,
     Data,
     Family,
     Lora,
     Memory,
     Parallel,
+    Publish,
     Recipe,
     Role,
     Source,
     Train,
-    json_schema,
-    keys,
     override,
 )
 
 __all__ = [
     "FAMILIES",
     "MOST_EXAMPLES",
+    "Card",
     "Data",
     "Evaluate",
     "Family",
     "Lora",
     "Memory",
     "Parallel",
+    "Publish",
     "Recipe",
     "Role",
     "Rule",

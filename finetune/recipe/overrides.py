@@ -10,9 +10,10 @@ from typing import Any
 from finetune.errors import Problem, RecipeError
 from finetune.recipe import yaml_places
 from finetune.recipe.complaints import unknown_key
+from finetune.recipe.listing import keys, sections
 from finetune.recipe.paths import anchor_paths
 from finetune.recipe.proposals import propose
-from finetune.recipe.schema import SET, keys, sections
+from finetune.recipe.schema import SET
 
 
 def override(

@@ -202,6 +202,17 @@ class Card(Section):
     """What it must not be used for, and where it is known to fail; told on the card."""
 
 
+class Publish(Section):
+    """Where `finetune publish` brings what was made."""
+
+    repo: HubId | None = None
+    """Where the merged model goes, as owner/name; the adapter goes to owner/name-lora, GGUF files to owner/name-GGUF."""
+    private: Flag = True
+    """Make repositories that only their owner sees."""
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")] | None = None
+    """Address of a Hub of your own. Default: HF_ENDPOINT, or huggingface.co."""
+
+
 class Recipe(Section):
     """All wishes of one run."""
 
@@ -224,6 +235,7 @@ class Recipe(Section):
     parallel: Parallel = Parallel()
     evaluate: Evaluate = Evaluate()
     card: Card = Card()
+    publish: Publish = Publish()
 
     _places: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _typed: Mapping[str, str] = PrivateAttr(default_factory=dict)
@@ -260,28 +272,3 @@ def line(key: str, shown: str, place: str) -> str:
 def override(word: str) -> str:
     """Writes an override as a shell reads it: quoted where the shell would take its brackets, quotes or spaces."""
     return SET + shlex.quote(word)
-
-
-def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:
-    """Lists every dotted key that a recipe may hold, in the order of the schema."""
-    found: list[str] = []
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
-            found += keys(kind, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
-    return found
-
-
-def sections() -> list[str]:
-    """Lists the names of the sections, in the order of the schema."""
-    kinds = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    return [name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)]
-
-
-def json_schema() -> dict[str, Any]:
-    """Gives the JSON Schema of a recipe's file, for editors; there the name may be left out."""
-    told = Recipe.model_json_schema()
-    told["required"].remove("name")
-    return told

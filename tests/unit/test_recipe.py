@@ -20,8 +20,8 @@ from finetune.hardware import Hardware, wished, with_nodes
 from finetune.plan import make_plan
 from finetune.recipe import FAMILIES, Parallel, Recipe, dump, json_schema, keys, load
 from finetune.recipe.foreign_keys import NOBODYS, SAME
+from finetune.recipe.listing import sections
 from finetune.recipe.proposals import propose
-from finetune.recipe.schema import sections
 from finetune.recipe.yaml_places import parse, scalar
 from finetune.shape import read_shape
 from finetune.shipped import trade_of
@@ -85,6 +85,9 @@ FROZEN_KEYS = [
     "card.license",
     "card.intended_use",
     "card.limits",
+    "publish.repo",
+    "publish.private",
+    "publish.endpoint",
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub import ModelCard, ModelCardData
 
 from finetune.card import making, results
@@ -48,7 +50,7 @@ def make_card(facts: Facts, artifact: Artifact, repo: str | None = None, made_of
     }
     body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items() if text)
     title = plain((repo or facts.run.name).rpartition("/")[2])
-    return _proven(front, f"# {title}\n\n{_opening(facts, artifact)}\n\n{body}\n")
+    return _proven(front, f"# {title}\n\n{_opening(facts, artifact, made_of)}\n\n{body}\n")
 
 
 def _proven(front: ModelCardData, body: str) -> str:
@@ -58,15 +60,16 @@ def _proven(front: ModelCardData, body: str) -> str:
         ProofFailed: they read back as something else.
     """
     content = f"---\n{front.to_yaml().rstrip()}\n---\n\n{body}"
-    read = ModelCard(content)
-    if read.data.to_dict() != front.to_dict() or read.text.strip() != body.strip():
+    read: Any = ModelCard(content)
+    told: Any = front
+    if read.data.to_dict() != told.to_dict() or read.text.strip() != body.strip():
         raise ProofFailed(
             "the card reads back as another one", where="README.md", why="its head did not end where it should"
         )
     return content
 
 
-def _opening(facts: Facts, artifact: Artifact) -> str:
+def _opening(facts: Facts, artifact: Artifact, made_of: str | None) -> str:
     base = (
         f"[{plain(facts.base_id)}](https://huggingface.co/{facts.base_id})" if facts.base_id else plain(facts.base_name)
     )
@@ -74,7 +77,7 @@ def _opening(facts: Facts, artifact: Artifact) -> str:
     counts = facts.told["data"]
     made = f"{base}{at}, tuned by {facts.recipe.method} on {counts['examples']:,} examples."
     lines = [f"{made} {FORMS[artifact]}", "", f"**{results.headline(facts)}.**"]
-    if facts.base_id is None:
+    if facts.base_id is None and not made_of:
         lines += ["", "The base is a folder without an id on the Hub, so no `base_model` is named."]
     return "\n".join(lines)
 

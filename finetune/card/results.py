@@ -15,6 +15,9 @@ TUNED_LOSS = "held-out loss after training, nats a token"
 
 HELD_OUT = "held-out rows"
 
+LEAST_ROWS = 5
+"""Of which the ledger's figures are taken for a measurement."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -32,11 +35,12 @@ class Measured:
 
 def own_results(facts: Facts, artifact: Artifact) -> list[Measured]:
     """Lists what was measured of an artifact itself; of GGUF files the one that was evaluated, if it was one."""
-    found = [*_of_evaluation(facts, artifact), *_of_ledger(facts, artifact)]
-    if not found and artifact == "adapter":
-        losses = _training_losses(facts)
-        found = [Measured(HELD_OUT, "loss", losses[1], None, None, None)] if losses else []
-    return list({(each.task, each.kind): each for each in reversed(found)}.values())[::-1]
+    found = list(_of_evaluation(facts, artifact))
+    if not any(each.kind == "loss" for each in found):
+        found += _of_ledger(facts, artifact)
+    if not found and artifact == "adapter" and (losses := _training_losses(facts)):
+        found = [Measured(HELD_OUT, "loss", losses[1], None, None, facts.told["data"]["held_out_examples"])]
+    return found
 
 
 def _of_evaluation(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
@@ -52,10 +56,12 @@ def _is_of(side: str, artifact: Artifact) -> bool:
 
 
 def _of_ledger(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
-    steps = (facts.ledger or {"steps": []})["steps"]
-    own = [step for step in steps if step["name"] == artifact and "loss" in step]
+    """Takes the ledger's line of an artifact, unless it was drawn from so few rows that an interval says nothing."""
+    if facts.ledger is None or (items := facts.ledger["examples"]["scored"]) < LEAST_ROWS:
+        return
+    own = [step for step in facts.ledger["steps"] if step["name"] == artifact and "loss" in step]
     if len(own) == 1:
-        loss, items = own[0]["loss"], facts.ledger["examples"]["scored"]  # type: ignore[index]
+        loss = own[0]["loss"]
         yield Measured(HELD_OUT, "loss", loss["value"], loss["low"], loss["high"], items)
 
 
@@ -117,10 +123,11 @@ def kept(facts: Facts) -> str:
     """Writes the ledger: what each form of the model keeps of the tuning."""
     ledger = facts.ledger
     assert ledger is not None
-    rows = []
+    rows: list[list[str]] = []
     for step in ledger["steps"]:
         if "loss" not in step:
-            rows.append([plain(step["name"]), plain(step["weights"]), "not measured", ""])
+            line = [plain(step["name"]), plain(step["weights"]), "not measured", ""]
+            rows += [line] if line not in rows else []
             continue
         share = step["kept"]
         told = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]" if share else "not told"
@@ -137,9 +144,13 @@ def kept(facts: Facts) -> str:
     return "\n".join(lines)
 
 
+def _tasks(facts: Facts) -> list[dict[str, Any]]:
+    return facts.evaluation["tasks"] if facts.evaluation else []
+
+
 def headline(facts: Facts) -> str:
     """Says in one sentence what the tuning did, by the first task that compares it with the base."""
-    for task in (facts.evaluation or {"tasks": []})["tasks"]:
+    for task in _tasks(facts):
         for pair in task["pairs"]:
             if (pair["one"], pair["other"]) == ("base", "tuned"):
                 one, other = (figure(float(task["scores"][side]["value"])) for side in ("base", "tuned"))
@@ -163,7 +174,7 @@ def _training_losses(facts: Facts) -> tuple[float, float] | None:
 def unmeasured(facts: Facts) -> list[str]:
     """Lists what a reader might take for measured and was not."""
     found = []
-    tasks = (facts.evaluation or {"tasks": []})["tasks"]
+    tasks = _tasks(facts)
     if not any(task["set"] == "regression" for task in tasks):
         found.append("Whether it forgot what the base could do was not measured.")
     if not any(task["kind"] != "loss" for task in tasks):

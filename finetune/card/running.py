@@ -83,13 +83,13 @@ def _python(facts: Facts, artifact: Artifact, place: str) -> str:
     ]
     told = fenced("\n".join(lines), "python")
     if artifact == "adapter" and facts.recipe.method == "qlora":
-        told += "\n\nThe adapter was trained over the base in 4 bits (NF4); over bfloat16, as here, answers differ by the rounding."
+        told += "\n\nIt was trained over the base in 4 bits (NF4); over bfloat16, as here, answers differ by rounding."
     return told
 
 
 def _vllm(facts: Facts, artifact: Artifact, place: str) -> str:
     if artifact == "adapter":
-        told = "vLLM serves the merged model, or this adapter in a layout of its own: `finetune export RUN --vllm` writes that."
+        told = "vLLM serves the merged model, or this adapter in its own layout, which `finetune export --vllm` writes."
         return f"{told} Ask it with `chat_template_kwargs` {_inline(_switches(facts))}."
     asked = {"model": place, "messages": _messages(facts), "chat_template_kwargs": _switches(facts)}
     return fenced(
@@ -111,7 +111,7 @@ def _gguf(facts: Facts, repo: str | None, place: str) -> list[str]:
     made = f"ollama create {name} -f {shlex.quote(f'{folder}/Modelfile')}\nollama run {name}"
     sampling = " ".join(f"{SAMPLING[key]} {value}" for key, value in _sampling(facts).items())
     system = facts.told["serving"]["system"]
-    told = [
+    return [
         "### Ollama",
         fenced(f"{fetched}{made}", "bash")
         if has_modelfile
@@ -121,7 +121,6 @@ def _gguf(facts: Facts, repo: str | None, place: str) -> list[str]:
         "The template in the files has the thinking mode of the training set, so no switch is needed."
         + (" The system prompt is not in them: send it as the first message." if system else ""),
     ]
-    return told
 
 
 def _sampling(facts: Facts) -> dict[str, Any]:

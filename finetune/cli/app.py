@@ -13,6 +13,7 @@ import typer
 from finetune import __version__
 from finetune.cli import (
     accounting,
+    carding,
     chatting,
     data_look,
     doctoring,
@@ -50,6 +51,7 @@ app.command("chat")(chatting.chat)
 app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
+app.command("card")(carding.card)
 app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")
 app.add_typer(data_app, name="data")

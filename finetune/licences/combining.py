@@ -199,7 +199,7 @@ def _notices(base: Stated, given: Sequence[tuple[Stated, Licence]]) -> Iterator[
         if not licence.notice or not each.license:
             continue
         if each is base:
-            yield f"Changed from {each.name} by fine-tuning. {each.name} is under {each.license}: its LICENSE goes along"
+            yield f"Changed from {each.name} by fine-tuning; that is under {each.license}, and its LICENSE goes along"
         elif licence.id.startswith(("cc-", "odc-", "odbl", "cdla")):
             yield f"Trained on {each.name}, under {each.license}: its authors are credited by that name"
         else:

@@ -1,4 +1,4 @@
-"""What a training took: operations, hours, energy. Estimates, each with its formula, and none where a figure is unknown."""
+"""What a training took: operations, hours, energy. Estimates, each with its formula; none where a figure is unknown."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def compute_of(facts: Facts) -> Compute | None:
 def seconds_of(facts: Facts) -> float:
     """Gives the seconds of the training: of its last start, or of all its steps if a resume made those more."""
     steps = {each["step"]: each["step_seconds"] for each in metrics.read(facts.run.metrics) if "step_seconds" in each}
-    return max(float(facts.trained["seconds"]), sum(steps.values()))
+    return max(float(facts.trained["seconds"]), float(sum(steps.values())))
 
 
 def energy_of(facts: Facts) -> Energy | None:

@@ -6,7 +6,7 @@ Nothing here is typed by hand but the recipe's own words, and no path of this ma
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,10 @@ from finetune.run import Run, manifest, outputs, resume
 from finetune.shards import read_json
 
 Artifact = Literal["adapter", "merged", "gguf"]
+
+EVALUATION: Mapping[str, type] = {"sides": dict, "tasks": list, "gate": dict, "notes": list}
+LEDGER: Mapping[str, type] = {"steps": list, "examples": dict, "advice": list}
+"""What a reader of these files needs, and of what kind."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -65,16 +69,15 @@ class Facts:
         assert entry is not None, "looked for when it was read"
         return entry
 
-    @property
-    def head(self) -> dict[str, Any]:
-        """What training wrote at the manifest's head: serving, data, contract."""
-        return self.told
-
     def files(self, artifact: Artifact) -> dict[str, str]:
         """Gives the files of an artifact, by their names in it, with the hash that was proven of each."""
         prefix = f"{artifact}/"
         made = {name: digest for name, (digest, _) in outputs.made_by(self.told).items() if name.startswith(prefix)}
         return {name.removeprefix(prefix): digest for name, digest in sorted(made.items())}
+
+    def base_licence(self) -> Stated:
+        """Gives the licence that the base states."""
+        return licence_of_base(self.base_name, self.base_id, self.base)
 
     def verdict(self) -> Verdict:
         """Combines the licences of the base and of all data with the recipe's wish.
@@ -82,8 +85,7 @@ class Facts:
         Raises:
             RecipeError: the wish is a misspelt identifier.
         """
-        base = licence_of_base(self.base_name, self.base_id, self.base)
-        return combine(base, _stated(self.data.sources), self.recipe.card.license)
+        return combine(self.base_licence(), _stated(self.data.sources), self.recipe.card.license)
 
 
 def read_facts(run: Run, overrides: Sequence[str] = ()) -> Facts:
@@ -107,7 +109,6 @@ def read_facts(run: Run, overrides: Sequence[str] = ()) -> Facts:
         )
     recipe, plan = load(run.recipe, overrides), read_plan(run.plan)
     base = _locate(recipe)
-    evaluation = run.path / "eval" / "evaluation.json"
     return Facts(
         run=run,
         recipe=recipe,
@@ -115,9 +116,25 @@ def read_facts(run: Run, overrides: Sequence[str] = ()) -> Facts:
         told=told,
         base=base,
         data=read_origins(recipe, base, told["contract"]["data"]),
-        evaluation=read_json(evaluation, "the run's evaluation") if evaluation.is_file() else None,
-        ledger=read_json(run.ledger, "the run's ledger") if run.ledger.is_file() else None,
+        evaluation=_read(run.path / "eval" / "evaluation.json", "evaluation", EVALUATION),
+        ledger=_read(run.ledger, "ledger", LEDGER),
     )
+
+
+def _read(file: Path, what: str, parts: Mapping[str, type]) -> dict[str, Any] | None:
+    """Reads what another stage wrote, if it is there.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    if not file.is_file():
+        return None
+    told = read_json(file, f"the run's {what}")
+    if wrong := [key for key, kind in parts.items() if not isinstance(told.get(key), kind)]:
+        run = file.parent if file.parent.name != "eval" else file.parent.parent
+        fix = f"finetune {'evaluate' if what == 'evaluation' else what} {run}   # makes it again"
+        raise ArtifactError(f"the run's {what} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
+    return told
 
 
 def _locate(recipe: Recipe) -> Path | None:

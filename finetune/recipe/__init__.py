@@ -16,11 +16,11 @@ from finetune.recipe.schema import (
     Parallel,
     Publish,
     Recipe,
-    Role,
     Source,
     Train,
     override,
 )
+from finetune.recipe.section import Role
 
 __all__ = [
     "FAMILIES",

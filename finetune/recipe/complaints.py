@@ -14,7 +14,8 @@ from finetune.errors import Problem
 from finetune.recipe.foreign_keys import NOBODYS, SAME
 from finetune.recipe.listing import keys, sections
 from finetune.recipe.proposals import field_of, propose, show
-from finetune.recipe.schema import SET, Recipe, Section, Source, line
+from finetune.recipe.schema import SET, Recipe, Source, line
+from finetune.recipe.section import Section
 from finetune.recipe.task_complaints import of_tasks
 from finetune.recipe.yaml_places import Parsed
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, mod
 from pydantic_core import PydanticCustomError
 
 from finetune.recipe.evaluation import Evaluate
-from finetune.recipe.section import ROLES, Column, Columns, File, Role, Section
+from finetune.recipe.section import Columns, File, Section
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
@@ -206,7 +206,7 @@ class Publish(Section):
     """Where `finetune publish` brings what was made."""
 
     repo: HubId | None = None
-    """Where the merged model goes, as owner/name; the adapter goes to owner/name-lora, GGUF files to owner/name-GGUF."""
+    """Where the merged model goes, as owner/name; the adapter goes to owner/name-lora, a GGUF to owner/name-GGUF."""
     private: Flag = True
     """Make repositories that only their owner sees."""
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")] | None = None

@@ -5,6 +5,7 @@ It needs the extra `signing` and no network: `model.sig` holds the hash of each 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,7 +87,12 @@ def check_signature(folder: Path, key: Path) -> Iterator[Claim]:
     except ArtifactError as error:
         yield claim(told, error.problems[0].why, holds=False)
         return
-    yield claim(told, sum(file.is_file() for file in folder.rglob("*")) - 1)
+    signed = [file for file in folder.rglob("*") if file.is_file() and not _is_unsigned(file.relative_to(folder))]
+    yield claim(told, len(signed))
+
+
+def _is_unsigned(name: Path) -> bool:
+    return any(name.is_relative_to(each) for each in UNSIGNED)
 
 
 def _compare(folder: Path, signature: Path, key: Path) -> None:
@@ -117,19 +123,27 @@ def _public(key: Path) -> bytes:
         RecipeError: it is no private key, or has a password.
     """
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         why = f"it is a private key in PEM, without a password: {_short(error)}"
         raise RecipeError("this key cannot sign", where=f"--sign {key}", why=why, fix=NEW_KEY) from error
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise RecipeError("this key cannot sign", where=f"--sign {key}", why="it is of no elliptic curve", fix=NEW_KEY)
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return bytes(private.public_key().public_bytes(serialization.Encoding.PEM, form))
 
 
 def _short(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:300] if text else type(error).__name__
+    """Says in a line what is wrong; of a folder that differs, which files."""
+    text = " ".join(str(error).split())
+    if files := re.findall(r"Hash mismatch for '([^']*)'", text):
+        return f"{', '.join(files[:5])} {'is' if len(files) == 1 else 'are'} not what was signed"
+    if found := re.search(r"(Extra|Missing) files[^:]*: ([^\"\]]*)", text):
+        return f"{found[2][:200]} {'was added' if found[1] == 'Extra' else 'is missing'}"
+    return text[:300] or type(error).__name__
 
 
 def _check_installed() -> None:

@@ -108,12 +108,19 @@ def _task(task: dict[str, Any]) -> str:
 def _score(score: dict[str, Any] | None) -> str:
     if score is None:
         return "not measured"
-    return f"{figure(float(score['value']))} [{figure(float(score['low']))}, {figure(float(score['high']))}]"
+    within = _within(score)
+    return figure(float(score["value"])) + (f" [{figure(within[0])}, {figure(within[1])}]" if within else "")
+
+
+def _within(score: dict[str, Any]) -> tuple[float, float] | None:
+    """Gives an interval, where one was computed."""
+    low, high = score["low"], score["high"]
+    return None if low is None or high is None else (float(low), float(high))
 
 
 def _pair(pair: dict[str, Any]) -> str:
-    away = pair["difference"]
-    figures = f"{float(away['value']):+.4f} [{float(away['low']):+.4f}, {float(away['high']):+.4f}]"
+    away, within = pair["difference"], _within(pair["difference"])
+    figures = f"{float(away['value']):+.4f}" + (f" [{within[0]:+.4f}, {within[1]:+.4f}]" if within else "")
     p = "" if pair["p"] is None else f", p {pair['p']:.2g}"
     sees = "" if pair["sees"] is None else f"; sees changes over {figure(float(pair['sees']))}"
     return f"{plain(pair['other'])}: {figures}{p}, **{plain(pair['verdict'])}**{sees}"
@@ -154,12 +161,10 @@ def headline(facts: Facts) -> str:
         for pair in task["pairs"]:
             if (pair["one"], pair["other"]) == ("base", "tuned"):
                 one, other = (figure(float(task["scores"][side]["value"])) for side in ("base", "tuned"))
-                said = f"{plain(task['name'])}: {one} before, {other} after, on {task['items']:,} rows"
-                return (
-                    f"{said}; {plain(pair['verdict'])} than the base"
-                    if pair["verdict"] != "no evidence"
-                    else (f"{said}; no evidence of a difference")
-                )
+                verdict = "no evidence of a difference"
+                if pair["verdict"] != "no evidence":
+                    verdict = f"{plain(pair['verdict'])} than before"
+                return f"{plain(task['name'])}: {one} before, {other} after, on {task['items']:,} rows: {verdict}"
     losses = _training_losses(facts)
     if losses is None:
         return "What the tuning did was not measured"

@@ -98,12 +98,9 @@ def _card(facts: Facts) -> dict[str, Any]:
 def _metrics(facts: Facts) -> Iterator[dict[str, Any]]:
     for task in (facts.evaluation or {"tasks": []})["tasks"]:
         for side, score in task["scores"].items():
-            yield {
-                "type": task["kind"],
-                "value": str(score["value"]),
-                "slice": f"{task['name']}, {side}",
-                "confidenceInterval": {"lowerBound": str(score["low"]), "upperBound": str(score["high"])},
-            }
+            told = {"type": task["kind"], "value": str(score["value"]), "slice": f"{task['name']}, {side}"}
+            within = {"lowerBound": str(score["low"]), "upperBound": str(score["high"])}
+            yield told | ({} if score["low"] is None else {"confidenceInterval": within})
 
 
 def _base(facts: Facts) -> dict[str, Any]:

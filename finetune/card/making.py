@@ -96,7 +96,7 @@ def training(facts: Facts, compute: Compute | None, energy: Energy | None) -> st
         ["optimizer steps", f"{plan.steps:,} of {facts.recipe.train.batch_size} examples"],
         ["hardware", plain(device)],
         ["arithmetic", plain(f"{plan.dtype}, base held as {plan.quantisation or plan.dtype}")],
-        ["time", f"{seconds_of(facts) / 3600:.2f} h, from loading to the proven files"],
+        ["time", f"{_duration(seconds_of(facts))}, from loading to the proven files"],
     ]
     if compute:
         rows.append(["operations", _operations(compute)])
@@ -107,6 +107,10 @@ def training(facts: Facts, compute: Compute | None, energy: Energy | None) -> st
     else:
         rows.append(["energy", "not estimated: the power of this hardware is not known here"])
     return table(["", ""], rows)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _method(facts: Facts) -> str:

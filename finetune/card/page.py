@@ -74,9 +74,12 @@ def _opening(facts: Facts, artifact: Artifact, made_of: str | None) -> str:
         f"[{plain(facts.base_id)}](https://huggingface.co/{facts.base_id})" if facts.base_id else plain(facts.base_name)
     )
     at = f" at {code(facts.revision[:12])}" if facts.revision else ""
+    at = at or (" (its commit was not recorded)" if facts.base_id else "")
     counts = facts.told["data"]
     made = f"{base}{at}, tuned by {facts.recipe.method} on {counts['examples']:,} examples."
     lines = [f"{made} {FORMS[artifact]}", "", f"**{results.headline(facts)}.**"]
+    if worse := results.worse(facts):
+        lines += ["", f"**Worse than its base on: {', '.join(worse)}.**"]
     if facts.base_id is None and not made_of:
         lines += ["", "The base is a folder without an id on the Hub, so no `base_model` is named."]
     return "\n".join(lines)
@@ -97,7 +100,7 @@ def _licence(facts: Facts, verdict: Verdict) -> str:
     if verdict.why:
         lines += ["", "What stands against publishing it:", "", *(f"- {plain(each)}" for each in verdict.why)]
     if verdict.notices:
-        lines += ["", *(f"- {plain(each)}" for each in verdict.notices)]
+        lines += ["", "What goes along with the model:", "", *(f"- {plain(each)}" for each in verdict.notices)]
     return "\n".join(lines)
 
 

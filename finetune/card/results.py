@@ -157,18 +157,28 @@ def _tasks(facts: Facts) -> list[dict[str, Any]]:
 
 def headline(facts: Facts) -> str:
     """Says in one sentence what the tuning did, by the first task that compares it with the base."""
-    for task in _tasks(facts):
-        for pair in task["pairs"]:
-            if (pair["one"], pair["other"]) == ("base", "tuned"):
-                one, other = (figure(float(task["scores"][side]["value"])) for side in ("base", "tuned"))
-                verdict = "no evidence of a difference"
-                if pair["verdict"] != "no evidence":
-                    verdict = f"{plain(pair['verdict'])} than before"
-                return f"{plain(task['name'])}: {one} before, {other} after, on {task['items']:,} rows: {verdict}"
+    for task, pair in _with_base(facts):
+        one, other = (figure(float(task["scores"][side]["value"])) for side in ("base", "tuned"))
+        verdict = "no evidence of a difference"
+        if pair["verdict"] != "no evidence":
+            verdict = f"{plain(pair['verdict'])} than before"
+        name = plain(task["name"])
+        return f"{name[:1].upper()}{name[1:]}: {one} before, {other} after, on {task['items']:,} rows: {verdict}"
     losses = _training_losses(facts)
     if losses is None:
         return "What the tuning did was not measured"
     return f"Held-out loss: {figure(losses[0])} nats a token before, {figure(losses[1])} after"
+
+
+def worse(facts: Facts) -> list[str]:
+    """Lists the tasks on which the tuned model is worse than its base."""
+    return [plain(task["name"]) for task, pair in _with_base(facts) if pair["verdict"] == "worse"]
+
+
+def _with_base(facts: Facts) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields each task with the pair of base and tuned."""
+    for task in _tasks(facts):
+        yield from ((task, pair) for pair in task["pairs"] if (pair["one"], pair["other"]) == ("base", "tuned"))
 
 
 def _training_losses(facts: Facts) -> tuple[float, float] | None:

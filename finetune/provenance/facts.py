@@ -146,4 +146,4 @@ def _locate(recipe: Recipe) -> Path | None:
 
 
 def _stated(sources: Sequence[Origin]) -> list[Stated]:
-    return [Stated(source.name, source.license, "the recipe") for source in sources]
+    return [Stated(source.name, source.license, "the recipe") for source in sources if not source.held_out]

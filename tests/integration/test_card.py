@@ -156,6 +156,8 @@ def test_the_head_names_base_relation_and_own_results(run: Run, pico_base: Path)
         "gguf": ("acme/small", "quantized"),
     }
     results = {each: [(r.metric_type, r.metric_value) for r in head.eval_results or []] for each, head in heads.items()}
+    names = [task["dataset"]["name"] for task in heads["adapter"].to_dict()["model-index"][0]["results"]]
+    assert names == ["held-out loss, of the run's own rows", "gsm8k | exact, of the run's own rows"]
     assert results == {"adapter": [("loss", 1.41), ("exact_match", 0.5)], "merged": [], "gguf": [("loss", 1.5)]}
     assert heads["adapter"].license == "apache-2.0", "what is known of Qwen's bases, the rows' own licence aside"
 
@@ -168,7 +170,14 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: Run) -> N
     assert "not measured" in text["Results"], "of the GGUF on the second task"
     assert "1 of 1 rules of the run's gate hold" in text["Results"]
     assert "forgot" not in text["Limits"], "a regression set was asked"
-    assert "held-out loss: 2.3100 before, 1.4100 after, on 120 rows: better than before" in card_of(run, "adapter")
+    assert "Held-out loss: 2.3100 before, 1.4100 after, on 120 rows: better than before" in card_of(run, "adapter")
+
+
+def test_what_became_worse_is_told_at_the_top(run: Run) -> None:
+    loss, exact = EVALUATION["tasks"]
+    lost = {**exact, "pairs": [{**exact["pairs"][0], "verdict": "worse"}]}
+    card = card_of(evaluated(run, {**EVALUATION, "tasks": [loss, lost]}), "adapter")
+    assert "**Worse than its base on: gsm8k \\| exact.**" in card.partition("## Results")[0]
 
 
 def test_how_it_is_asked_is_how_it_was_trained(blue_run: Run) -> None:

@@ -31,8 +31,7 @@ from finetune.provenance import (
     training_summary,
 )
 from finetune.provenance.signing import is_installed
-from finetune.run import Run, manifest
-from finetune.shards import shards
+from finetune.run import Run
 
 
 def silent(*_: Any) -> None:
@@ -84,16 +83,6 @@ def test_a_link_that_is_lost_is_named(facts: Facts) -> None:
         "merge took the adapter that training made",
         "export took the weights that merging made",
     ]
-
-
-def test_an_export_tells_which_shards_it_took(run: Run, tmp_path: Path) -> None:
-    from finetune.export import export
-
-    export(run, ("bf16",), None, None, tmp_path, silent, silent)
-    told = manifest.read(run.manifest)
-    took = {name for name in told["stages"][-1]["inputs"] if name.startswith("merged/")}
-    assert took == {run.named(shard) for shard in shards(run.merged)}
-    assert missing(told) == []
 
 
 def test_compute_is_six_operations_a_weight_and_token(facts: Facts, run: Run) -> None:

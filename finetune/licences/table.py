@@ -78,7 +78,7 @@ ALL: tuple[Licence, ...] = (
     *_plain("CC-BY-2.0 CC-BY-2.5 CC-BY-3.0 CC-BY-4.0 CDLA-Permissive-1.0 CDLA-Permissive-2.0 etalab-2.0 NCSA Zlib"),
     *_plain("LPPL-1.3c MS-PL PostgreSQL OFL-1.1"),
     *(Licence("bsd"), Licence("c-uda", spdx="C-UDA-1.0"), Licence("odc-by", spdx="ODC-By-1.0"), Licence("openmdw-1.0")),
-    # its sharing clause is about the data; results of computing with them are free of it (section 3.5)
+    # its sharing clause is about the data; results of computing with them are free of it
     Licence("cdla-sharing-1.0", spdx="CDLA-Sharing-1.0"),
     Licence("odbl", doubt=OPEN_DATABASE, spdx="ODbL-1.0"),
     *_alike("CC-BY-SA-3.0 CC-BY-SA-4.0 EPL-1.0 EPL-2.0 EUPL-1.1 EUPL-1.2 MPL-2.0 OSL-3.0"),

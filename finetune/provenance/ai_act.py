@@ -23,7 +23,7 @@ MODIFIER_SHARE = 1 / 3
 """Of the original model's training compute that a modification takes before its maker counts as a provider.
 
 Where the original's is not known, of the threshold that the original is above. Source: European Commission, Guidelines
-on the scope of the obligations for providers of general-purpose AI models, 18 July 2025, sections 2.1 and 3.2.
+on the scope of the obligations for providers of general-purpose AI models, 18 July 2025, as summaries of them tell.
 """
 
 SOURCE = (

@@ -13,6 +13,7 @@ import typer
 from finetune import __version__
 from finetune.cli import (
     accounting,
+    carding,
     chatting,
     checking,
     data_look,
@@ -54,6 +55,7 @@ app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
 app.command("ledger")(accounting.ledger)
 app.command("report")(reporting.report)
+app.command("card")(carding.card)
 app.command("verify")(verifying.verify)
 app.command("publish")(publishing.publish)
 app.add_typer(launching.app, name="launch")

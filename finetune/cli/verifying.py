@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,11 +15,17 @@ from finetune.cli.looking import figure
 from finetune.cli.quiet import quiet_libraries
 from finetune.errors import ProofFailed
 
+if TYPE_CHECKING:
+    from finetune.run import Claim
+
 
 def verify(
     path: Path = typer.Argument(help="A run, a model's folder, an adapter's folder, a GGUF or a folder of them."),
     base: Path | None = typer.Option(
         None, "--base", metavar="FOLDER", help="The base. Default: that of the run around."
+    ),
+    key: Path | None = typer.Option(
+        None, "--key", metavar="pub.pem", help="Compare a signed folder with its signature, by this public key."
     ),
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
@@ -25,13 +33,8 @@ def verify(
     """Compare what lies in a folder with what it should be."""
     with stopping.heard() as stop:
         stop.idle = f"finetune verify {path}"  # nothing is written
-        quiet_libraries()
-        from finetune.export.converter import kept
-        from finetune.verify import verify as verify_path
-
-        bar = Bar(quiet)
         found = []
-        for claim in verify_path(path, base, kept(), bar.show):
+        for claim in _claims(path, base, key, quiet):
             found.append(claim)
             if not as_json:
                 told = f": {figure(claim['measured'])}" if claim["measured"] != "" else ""
@@ -43,3 +46,15 @@ def verify(
         raise ProofFailed(what, where=str(path), why=f"{wrong[0]['claim']}: {wrong[0]['measured']}")
     if not as_json:
         print(f"{len(found)} of {len(found)} claims hold")
+
+
+def _claims(path: Path, base: Path | None, key: Path | None, quiet: bool) -> Iterator[Claim]:
+    if key is not None:
+        from finetune.provenance import check_signature
+
+        return check_signature(path, key)
+    quiet_libraries()
+    from finetune.export.converter import kept
+    from finetune.verify import verify as verify_path
+
+    return verify_path(path, base, kept(), Bar(quiet).show)

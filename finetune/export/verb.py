@@ -32,7 +32,7 @@ from finetune.merge.logits import Distance
 from finetune.merge.prompts import Prompts, read_prompts
 from finetune.plan import read_plan
 from finetune.recipe import load
-from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest
+from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest, outputs
 from finetune.shards import shards
 
 Say = Callable[[str], None]
@@ -284,5 +284,9 @@ def _versions(order: Order) -> dict[str, str]:
 
 
 def _inputs(order: Order) -> dict[str, str]:
+    """Names what goes in; the merged shards by the hashes that stand in the manifest, compared before."""
+    made = outputs.made_by(manifest.read(order.run.manifest))
+    merged = {order.run.named(shard) for shard in shards(order.merged)}
     told = {"merged": str(order.merged), "prompts": order.prompts.told}
+    told |= {name: digest for name, (digest, _) in made.items() if name in merged}
     return told | ({"importance": order.importance.told} if order.importance else {})

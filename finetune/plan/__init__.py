@@ -1,7 +1,7 @@
 """Floor 3: what follows from a recipe on a machine, decided by arithmetic and written down."""
 
 from finetune.plan.candidates import Candidate, Room
-from finetune.plan.deciding import check_family, decide, room_of
+from finetune.plan.deciding import check_family, decide, job_of, room_of
 from finetune.plan.explaining import Rejected, explain, in_short
 from finetune.plan.making import check_fits, make_plan
 from finetune.plan.record import Choices, Plan, levers_of, read_plan
@@ -22,6 +22,7 @@ __all__ = [
     "decide",
     "explain",
     "in_short",
+    "job_of",
     "levers_of",
     "make_plan",
     "out_of_memory",

@@ -1,11 +1,14 @@
 """Floor 2: the recipe, read without torch, every mistake told with its line and its cure."""
 
+from finetune.recipe.evaluation import Evaluate, Task
+from finetune.recipe.gate import Rule, WrongRule, of_set, read_rule
 from finetune.recipe.listing import json_schema, keys
 from finetune.recipe.loading import dump, load, load_or_rows
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
     FAMILIES,
     MOST_EXAMPLES,
+    Card,
     Data,
     Family,
     Lora,
@@ -13,16 +16,18 @@ from finetune.recipe.schema import (
     Parallel,
     Publish,
     Recipe,
-    Role,
     Source,
     Train,
     override,
 )
+from finetune.recipe.section import Role
 
 __all__ = [
     "FAMILIES",
     "MOST_EXAMPLES",
+    "Card",
     "Data",
+    "Evaluate",
     "Family",
     "Lora",
     "Memory",
@@ -30,13 +35,18 @@ __all__ = [
     "Publish",
     "Recipe",
     "Role",
+    "Rule",
     "Source",
+    "Task",
     "Train",
+    "WrongRule",
     "dump",
     "is_folder",
     "json_schema",
     "keys",
     "load",
     "load_or_rows",
+    "of_set",
     "override",
+    "read_rule",
 ]

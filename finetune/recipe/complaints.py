@@ -14,7 +14,9 @@ from finetune.errors import Problem
 from finetune.recipe.foreign_keys import NOBODYS, SAME
 from finetune.recipe.listing import keys, sections
 from finetune.recipe.proposals import field_of, propose, show
-from finetune.recipe.schema import SET, Recipe, Section, Source, line
+from finetune.recipe.schema import SET, Recipe, Source, line
+from finetune.recipe.section import Section
+from finetune.recipe.task_complaints import of_tasks
 from finetune.recipe.yaml_places import Parsed
 
 PATTERNS = {
@@ -39,6 +41,9 @@ def explain(error: ValidationError, values: Any, parsed: Parsed, places: Mapping
     """
     findings: dict[tuple[str, ...], ErrorDetails] = {}
     sources, told = of_sources(error.errors(include_url=False), parsed, places)
+    tasks, told = of_tasks(
+        told, lambda path: _place(path, places), lambda kind, context: _rule(kind, context, "evaluate.tasks")
+    )
     for finding in told:
         path = _path(finding["loc"])
         in_list = isinstance(finding["loc"][-1], int)
@@ -46,12 +51,16 @@ def explain(error: ValidationError, values: Any, parsed: Parsed, places: Mapping
             findings[path] = finding
     unknown = [".".join(path) for path, finding in findings.items() if finding["type"] == "extra_forbidden"]
     meant = {".".join(nearest.split(".")[:n]) for key in unknown if (nearest := nearest_key(key)) for n in (1, 2)}
-    return sources + [
-        _problem(path, finding, values, parsed, places)
-        for path, finding in findings.items()
-        if not any(".".join(path[: n + 1]) in parsed.refused for n in range(len(path)))
-        and not (finding["type"] == "missing" and ".".join(path) in meant)
-    ]
+    return (
+        sources
+        + tasks
+        + [
+            _problem(path, finding, values, parsed, places)
+            for path, finding in findings.items()
+            if not any(".".join(path[: n + 1]) in parsed.refused for n in range(len(path)))
+            and not (finding["type"] == "missing" and ".".join(path) in meant)
+        ]
+    )
 
 
 def unknown_key(key: str, value: Any, place: str) -> Problem:
@@ -170,10 +179,12 @@ def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:
             return f"it must be text. {_doc(key)}"
         case "tuple_type":
             return f"it must be a list. {_doc(key)}"
+        case "too_short" if context.get("min_length", 1) > 1:
+            return f"it has {context['min_length']} or more"
         case "too_short" | "string_too_short":
             return "it must not be empty"
         case "string_pattern_mismatch":
-            return PATTERNS[key]
+            return PATTERNS.get(key, "it has letters, digits, spaces and . _ - only")
         case "model_type" | "dict_type":
             return "it must be a section of `key: value` lines"
         case "columns":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune.recipe.schema import Recipe, Section
+from finetune.recipe.schema import Recipe
+from finetune.recipe.section import Section
 
 
 def keys(section: type[Section] = Recipe, prefix: str = "") -> list[str]:

@@ -39,6 +39,12 @@ def _paths(values: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for key in PATH_KEYS:
         holder, name = holder_of(values, key)
         yield from _within(key, holder, name)
+    holder, name = holder_of(values, "evaluate.tasks")
+    tasks = holder.get(name)
+    for i, task in enumerate(tasks if isinstance(tasks, list) else ()):
+        for part in ("file", "json_schema"):
+            if isinstance(task, dict) and isinstance(task.get(part), str):
+                yield f"evaluate.tasks.{i}.{part}", task, part
 
 
 def _within(key: str, holder: Any, name: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -13,7 +13,8 @@ from annotated_types import Ge, Le
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from finetune.recipe.schema import FAMILIES, ROLES, Recipe, Section, Source
+from finetune.recipe.schema import FAMILIES, Recipe, Source
+from finetune.recipe.section import ROLES, Section
 from finetune.recipe.yaml_places import scalar
 from finetune.shape import FAMILY_MODULES
 
@@ -34,6 +35,7 @@ EXAMPLES = {
     "data.columns": {"prompt": "question", "completion": "answer"},
     "data.group": "customer",
     "lora.alpha": 32,
+    "evaluate.tasks": ["loss", "exact"],
     "train.max_steps": 100,
     "train.save_every": 50,
 }
@@ -111,6 +113,9 @@ def _schema_of(key: str) -> TypeAdapter[Any]:
 def _candidates(key: str, field: FieldInfo, value: Any, written: str | None) -> Iterator[Any]:
     """Yields values to try, the likeliest first."""
     choices = _choices(field.annotation)
+    if key.startswith("evaluate."):  # lists, of which one item is often written without its brackets
+        yield [value]
+        yield EXAMPLES.get(key)
     if choices and get_origin(field.annotation) is tuple:
         yield _chosen_list(value, choices)
     elif choices and value is not None:

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, model_validator
 from pydantic_core import PydanticCustomError
+
+from finetune.recipe.evaluation import Evaluate
+from finetune.recipe.section import Columns, File, Section
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
@@ -23,11 +26,8 @@ HubId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-
 HubIdOrFolder = Annotated[str, Field(pattern=r"^([./~].*|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+)$")]
 Family = Literal["linear_attention", "attention", "mlp", "experts"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
-Role = Literal["messages", "prompt", "completion", "system", "reasoning", "tools", "text", "each"]
-Column = Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
-ROLES: tuple[Role, ...] = get_args(Role)
 
 MOST_EXAMPLES = 65_536
 """In one optimizer step."""
@@ -36,37 +36,11 @@ SET = "--set "
 """How the place of a key begins that was given on the command line."""
 
 
-def _named(path: Path) -> Path:
-    """Refuses the path that an empty text becomes."""
-    if path == Path():
-        raise PydanticCustomError("string_too_short", "a path must not be empty")
-    return path
-
-
 def _rows(path: Path) -> Path:
     """Refuses a share in quotes, which would be read as a file's name."""
     if re.fullmatch(r"[0-9.,]+\s*%?", path.name):
         raise PydanticCustomError("path_type", "a share is a number")
     return path
-
-
-File = Annotated[Path, AfterValidator(_named)]
-
-
-def _enough(columns: dict[Role, Column]) -> dict[Role, Column]:
-    """Refuses columns from which no example can be made."""
-    if not (columns.keys() & {"messages", "text"} or {"prompt", "completion"} <= columns.keys()):
-        raise PydanticCustomError("columns", "it names messages, or text, or prompt and completion")
-    return columns
-
-
-Columns = Annotated[dict[Role, Column], AfterValidator(_enough)]
-
-
-class Section(BaseModel):
-    """A frozen group of wishes; a key it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Source(Section):
@@ -217,11 +191,22 @@ class Parallel(Section):
     """Over how many neighbouring GPUs routed experts are spread. Default: 1, or the fewest with which they fit."""
 
 
+class Card(Section):
+    """What the model card tells that no file of the run knows."""
+
+    license: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Under which the tuned model is published. Default: what the licences of base and data leave to it."""
+    intended_use: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    """What the tuned model is for, and who should use it; told on the card."""
+    limits: Annotated[str, Field(min_length=1, max_length=10_000)] | None = None
+    """What it must not be used for, and where it is known to fail; told on the card."""
+
+
 class Publish(Section):
     """Where `finetune publish` brings what was made."""
 
     repo: HubId | None = None
-    """Where the merged model goes, as owner/name; the adapter goes to owner/name-lora, GGUFs to owner/name-GGUF."""
+    """Where the merged model goes, as owner/name; the adapter goes to owner/name-lora, a GGUF to owner/name-GGUF."""
     private: Flag = True
     """Make repositories that only their owner sees."""
     endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")] | None = None
@@ -248,6 +233,8 @@ class Recipe(Section):
     train: Train = Train()
     memory: Memory = Memory()
     parallel: Parallel = Parallel()
+    evaluate: Evaluate = Evaluate()
+    card: Card = Card()
     publish: Publish = Publish()
 
     _places: Mapping[str, str] = PrivateAttr(default_factory=dict)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from finetune.provenance import links
 from finetune.run import Claim, Run, atomic, claim, manifest, outputs
 from finetune.shape import fingerprint
 
@@ -52,13 +53,8 @@ def check_chain(run: Run, base: Path | None, progress: Callable[[str, int, int],
         yield claim(f"{shown}, files as they were proven", "; ".join(wrong) or len(files), holds=not wrong)
     if not told["stages"]:
         yield claim("no stage is finished yet", 0)
-    trained = outputs.last(told, "train")
-    for stage in ("merge", "ledger"):
-        entry = outputs.last(told, stage, adapters=None)  # which a merge of several names
-        if entry and trained:
-            took = {name: digest for name, digest in entry["inputs"].items() if name in trained["outputs"]}
-            same = took.items() <= trained["outputs"].items()
-            yield claim(f"{stage} took the adapter that training made", len(took), holds=same and bool(took))
+    for link in links(told):
+        yield claim(link.told, link.missing or link.count, holds=link.holds)
 
 
 def _same(told: str, wanted: str, found: str) -> Claim:

@@ -19,7 +19,9 @@ from trial.made_run import made_run
 
 from finetune.errors import ArtifactError
 from finetune.export import export, export_for_vllm
-from finetune.run import Run, open_run
+from finetune.provenance import links
+from finetune.run import Run, manifest, open_run
+from finetune.shards import shards
 from finetune.verify import verify
 
 
@@ -58,6 +60,14 @@ def test_all_that_a_run_made_is_as_it_was_proven(exported: Run, cache: Path, par
     claims = list(verify(exported.path / part, None, cache, silent))
     assert len(claims) >= 4
     assert [claim for claim in claims if not claim["holds"]] == []
+
+
+def test_the_chain_goes_from_the_rows_to_the_gguf_by_hashes(exported: Run) -> None:
+    told = manifest.read(exported.manifest)
+    took = {name for name in told["stages"][-1]["inputs"] if name.startswith("merged/")}
+    assert took == {exported.named(shard) for shard in shards(exported.merged)}
+    assert [link.told for link in links(told) if not link.holds] == []
+    assert links(told)[-1].told == "export took the weights that merging made"
 
 
 def test_an_adapter_written_for_vllm_has_the_same_places(

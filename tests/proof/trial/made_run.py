@@ -43,7 +43,9 @@ def begun_run(base: Path, folder: Path, *wishes: str) -> Run:
 def finish(run: Run) -> Run:
     """Adds the entry by which a run is trained; its adapter is there."""
     outputs = {f"adapter/{file.name}": atomic.sha256(file) for file in sorted(run.adapter.iterdir())}
-    manifest.add(run.manifest, Entry("train", {}, outputs, [], versions(), 0.0, manifest.now()))
+    begun = manifest.read_begun(run.manifest)["contract"]
+    inputs = {key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")}
+    manifest.add(run.manifest, Entry("train", inputs, outputs, [], versions(), 0.0, manifest.now()))
     return run
 
 

@@ -1,0 +1,32 @@
+"""Floor 5: where a model came from, read from its run: facts, chain, compute, bill of materials, signature."""
+
+from finetune.provenance.ai_act import compute_told, training_summary
+from finetune.provenance.bom import bill_of_materials
+from finetune.provenance.chain import Link, links
+from finetune.provenance.compute import GRAMS_A_KWH, Compute, Energy, compute_of, energy_of, seconds_of
+from finetune.provenance.facts import Artifact, Facts, read_facts
+from finetune.provenance.origins import Origin, OriginFile, Origins
+from finetune.provenance.signing import SIGNATURE, check_signature, sign
+
+__all__ = [
+    "GRAMS_A_KWH",
+    "SIGNATURE",
+    "Artifact",
+    "Compute",
+    "Energy",
+    "Facts",
+    "Link",
+    "Origin",
+    "OriginFile",
+    "Origins",
+    "bill_of_materials",
+    "check_signature",
+    "compute_of",
+    "compute_told",
+    "energy_of",
+    "links",
+    "read_facts",
+    "seconds_of",
+    "sign",
+    "training_summary",
+]

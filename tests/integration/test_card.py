@@ -1,0 +1,253 @@
+"""The card of a run: read as the Hub's client reads it, with the figures of the run and no path of a machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+sys.path.append(str(Path(__file__).parents[1] / "proof"))
+
+from trial.made_run import made_run
+
+from finetune.card import card_of, license_of
+from finetune.errors import ArtifactError, RecipeError
+from finetune.provenance import read_facts
+from finetune.run import Run, atomic, open_run
+
+ROOT = Path(__file__).parents[2]
+
+HOSTILE = "fine\n---\nlicense: mit\n---\n# Not a heading\n<script>alert(1)</script> ``` | [x](javascript:y) \u202e"
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+EVALUATION: dict[str, Any] = {
+    "format": 1,
+    "sides": {"base": {}, "tuned": {}, "gguf/small-0001-Q8_0.gguf": {}},
+    "tasks": [
+        {
+            "name": "held-out loss",
+            "kind": "loss",
+            "set": "domain",
+            "unit": "nats a token",
+            "better": "lower",
+            "items": 120,
+            "scores": {"base": interval(2.31), "tuned": interval(1.41), "gguf/small-0001-Q8_0.gguf": interval(1.5)},
+            "pairs": [
+                {
+                    "one": "base",
+                    "other": "tuned",
+                    "difference": interval(-0.9),
+                    "p": None,
+                    "verdict": "better",
+                    "sees": 0.03,
+                }
+            ],
+        },
+        {
+            "name": "gsm8k | exact",
+            "kind": "exact",
+            "set": "regression",
+            "unit": "share right",
+            "better": "higher",
+            "items": 50,
+            "scores": {"base": interval(0.6), "tuned": interval(0.5)},
+            "pairs": [
+                {
+                    "one": "base",
+                    "other": "tuned",
+                    "difference": interval(-0.1),
+                    "p": 0.06,
+                    "verdict": "no evidence",
+                    "sees": None,
+                }
+            ],
+        },
+    ],
+    "gate": {"rules": ["regression exact drops more than 0.02"], "failed": []},
+    "notes": ["3 answers were cut"],
+}
+
+
+@pytest.fixture(scope="module")
+def made(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with words in its recipe that try to leave their place."""
+    folder = tmp_path_factory.mktemp("carded")
+    return made_run(pico_base, folder, f"card.intended_use={json.dumps(HOSTILE)}", f"system={json.dumps(HOSTILE)}")
+
+
+@pytest.fixture
+def run(made: Run, tmp_path: Path) -> Run:
+    """A copy to change, beside it, for the recipe names its base from there."""
+    copy = made.path.with_name(f"copy-of-{tmp_path.name}")
+    shutil.copytree(made.path, copy)
+    return open_run(copy)
+
+
+def evaluated(run: Run, evaluation: dict[str, Any] = EVALUATION) -> Run:
+    (run.path / "eval").mkdir()
+    atomic.write_json(run.path / "eval" / "evaluation.json", evaluation)
+    return run
+
+
+def on_the_hub(run: Run, base: Path) -> Run:
+    """Names the base by an id, as a recipe does whose base was downloaded."""
+    values = yaml.safe_load(run.recipe.read_text())
+    run.recipe.write_text(yaml.safe_dump({**values, "base": "Qwen/Qwen3.6-27B", "base_path": str(base)}))
+    return run
+
+
+def sections(card: str) -> dict[str, str]:
+    """Splits a page at its headings, code left out."""
+    text = re.sub(r"(?ms)^(`{3,}).*?^\1$", "", ModelCard(card).text)
+    parts = re.split(r"(?m)^## (.*)$", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("artifact", ["adapter", "merged", "gguf"])
+def test_words_of_a_recipe_break_neither_head_nor_page(made: Run, artifact: Any) -> None:
+    card = card_of(made, artifact, "acme/small")
+    data = ModelCard(card).data.to_dict()
+    assert data["license"] == "unknown", "the words say mit"
+    assert data["library_name"] == {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[artifact]
+    found = sections(card)
+    assert list(found) == [
+        *("Results", "How to run it", "Intended use", "Limits", "Data"),
+        *("Training", "Recipe", "Licence", "Provenance"),
+    ]
+    lines = found["Intended use"].strip().splitlines()
+    assert all(line.startswith(">") for line in lines)
+    assert "\n---\n" not in ModelCard(card).text.replace("\n| --- |", "")
+    assert re.search(r"(?<!\\)<script", re.sub(r"(?ms)^(`{3,}).*?^\1$", "", card)) is None
+    assert "\u202e" not in card
+
+
+def test_no_path_and_no_local_base_is_on_the_card(made: Run, pico_base: Path) -> None:
+    for artifact in ("adapter", "merged", "gguf"):
+        card = card_of(made, artifact, "acme/small")  # type: ignore[arg-type]
+        assert str(pico_base.parent) not in card
+        assert str(made.path.parent) not in card
+        assert "../" not in card
+        assert "base_model" not in ModelCard(card).data.to_dict()
+        assert "The base is a folder without an id on the Hub" in card
+
+
+def test_the_head_names_base_relation_and_own_results(run: Run, pico_base: Path) -> None:
+    evaluated(on_the_hub(run, pico_base))
+    heads = {
+        each: ModelCard(card_of(run, each, "acme/small", "acme/small")).data for each in ("adapter", "merged", "gguf")
+    }  # type: ignore[arg-type]
+    told = {each: (head.base_model, head.base_model_relation) for each, head in heads.items()}
+    base = "Qwen/Qwen3.6-27B"
+    assert told == {
+        "adapter": (base, "adapter"),
+        "merged": (base, "finetune"),
+        "gguf": ("acme/small", "quantized"),
+    }
+    results = {each: [(r.metric_type, r.metric_value) for r in head.eval_results or []] for each, head in heads.items()}
+    names = [task["dataset"]["name"] for task in heads["adapter"].to_dict()["model-index"][0]["results"]]
+    assert names == ["held-out loss, of the run's own rows", "gsm8k | exact, of the run's own rows"]
+    assert results == {"adapter": [("loss", 1.41), ("exact_match", 0.5)], "merged": [], "gguf": [("loss", 1.5)]}
+    assert heads["adapter"].license == "apache-2.0", "what is known of Qwen's bases, the rows' own licence aside"
+
+
+def test_results_are_those_of_the_evaluation_with_their_intervals(run: Run) -> None:
+    text = sections(card_of(evaluated(run), "adapter"))
+    assert "| 2.3100 [2.2100, 2.4100] | 1.4100 [1.3100, 1.5100] |" in text["Results"]
+    assert "tuned: -0.9000 [-1.0000, -0.8000], **better**; sees changes over 0.0300" in text["Results"]
+    assert "gsm8k \\| exact" in text["Results"]
+    assert "not measured" in text["Results"], "of the GGUF on the second task"
+    assert "1 of 1 rules of the run's gate hold" in text["Results"]
+    assert "forgot" not in text["Limits"], "a regression set was asked"
+    assert "Held-out loss: 2.3100 before, 1.4100 after, on 120 rows: better than before" in card_of(run, "adapter")
+
+
+def test_what_became_worse_is_told_at_the_top(run: Run) -> None:
+    loss, exact = EVALUATION["tasks"]
+    lost = {**exact, "pairs": [{**exact["pairs"][0], "verdict": "worse"}]}
+    card = card_of(evaluated(run, {**EVALUATION, "tasks": [loss, lost]}), "adapter")
+    assert "**Worse than its base on: gsm8k \\| exact.**" in card.partition("## Results")[0]
+
+
+def test_how_it_is_asked_is_how_it_was_trained(blue_run: Run) -> None:
+    card = card_of(blue_run, "adapter", "acme/blue")
+    code = next(block for block in re.findall(r"(?ms)^```python\n(.*?)^```", card))
+    compile(code, "card", "exec")
+    assert '{"role": "system", "content": "Be brief."}' in code
+    assert "enable_thinking=False" in code
+    assert "Held-out loss" in card
+    assert "```text\nBe brief.\n```" in card
+
+
+def test_data_are_told_with_their_hashes_until_they_are_others(run: Run) -> None:
+    rows = run.path.parents[1] / "train.jsonl"
+    text = sections(card_of(run, "adapter"))["Data"]
+    assert f"| train.jsonl | `train.jsonl` | 12 | not stated | `{atomic.sha256(rows)[:16]}` |" in text
+    before = rows.read_text()
+    try:
+        rows.write_text(before.replace("closed", "open"))
+        card = card_of(run, "adapter")
+        assert "the rows on the disk are not those of the training" in sections(card)["Data"]
+        assert "those that the run began with | **" in sections(card)["Provenance"], "the chain says it too"
+    finally:
+        rows.write_text(before)
+
+
+def test_the_recipe_on_the_card_is_the_one_that_was_followed(made: Run) -> None:
+    card = card_of(made, "adapter")
+    shown = yaml.safe_load(re.findall(r"(?ms)^(`{3,})yaml\n(.*?)^\1$", card)[0][1])
+    values = yaml.safe_load(made.recipe.read_text())
+    assert {key: shown[key] for key in ("method", "lora", "train", "memory", "parallel")} == {
+        key: values[key] for key in ("method", "lora", "train", "memory", "parallel")
+    }
+    assert shown["data"]["train"] == "train.jsonl"
+    assert "edited" not in sections(card)["Recipe"]
+
+
+def test_what_is_said_on_the_command_line_is_the_cards_only(run: Run) -> None:
+    facts = read_facts(run, ["card.license=mit", "card.limits=none"])
+    assert (facts.verdict().license, facts.recipe.card.limits) == ("mit", "none")
+    assert license_of(run).publishable == "only forced"
+    with pytest.raises(RecipeError, match="only the card's own words"):
+        read_facts(run, ["lora.rank=99"])
+
+
+def test_an_unfinished_run_and_a_damaged_evaluation_are_refused(run: Run) -> None:
+    evaluated(run, {"sides": {}})
+    with pytest.raises(ArtifactError, match="evaluation is damaged"):
+        card_of(run, "adapter")
+    told = json.loads(run.manifest.read_text())
+    run.manifest.write_text(json.dumps({**told, "stages": []}))
+    with pytest.raises(ArtifactError, match="not finished"):
+        card_of(run, "adapter")
+
+
+def test_the_command_writes_card_bill_and_summary_without_torch(run: Run, tmp_path: Path) -> None:
+    words = ["card", str(run.path), "--repo", "acme/small", "--out", "README.md", "--bom", "bom.json"]
+    script = "import sys; from finetune.cli import main; sys.argv = ['finetune', *sys.argv[1:]]\ntry: main()\n"
+    script += "finally: print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words, "--summary", "summary.md"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+    )
+    assert (done.returncode, done.stderr) == (0, "False\n"), done.stderr
+    assert done.stdout.split() == ["bom.json", "summary.md", "README.md"]
+    assert ModelCard.load(tmp_path / "README.md").data.pipeline_tag == "text-generation"
+    summary = (tmp_path / "summary.md").read_text().strip().splitlines()
+    assert summary[0] == summary[-1]
+    assert "DRAFT" in summary[0]

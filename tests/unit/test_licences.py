@@ -1,0 +1,118 @@
+"""What licences of a base and of data leave to a tuned model, case by case, and what is read of a base's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import RecipeError
+from finetune.licences import KNOWN, Stated, combine, known, licence_of_base
+
+MATRIX = [
+    # base, data, wish -> licence, whether it may be published to all
+    ("apache-2.0", ["apache-2.0"], None, "apache-2.0", "yes"),
+    ("apache-2.0", ["mit", "cc-by-4.0"], None, "apache-2.0", "yes"),
+    ("apache-2.0", ["own"], None, "apache-2.0", "yes"),
+    ("apache-2.0", ["mit"], "mit", "mit", "yes"),
+    ("apache-2.0", ["mit"], "cc-by-nc-4.0", "cc-by-nc-4.0", "yes"),
+    ("mit", ["cdla-sharing-1.0"], None, "mit", "yes"),
+    ("apache-2.0", ["cc-by-sa-4.0"], None, "cc-by-sa-4.0", "yes"),
+    ("apache-2.0", ["cc-by-sa-4.0"], "apache-2.0", "apache-2.0", "no"),
+    ("apache-2.0", ["cc-by-sa-3.0", "cc-by-sa-4.0"], None, "cc-by-sa-4.0", "yes"),
+    ("apache-2.0", ["cc-by-sa-4.0", "gpl-3.0"], None, "gpl-3.0", "yes"),
+    ("apache-2.0", ["cc-by-sa-4.0", "eupl-1.2"], None, "other", "no"),
+    ("gpl-3.0", ["cc-by-nc-4.0"], None, "gpl-3.0", "no"),
+    ("agpl-3.0", ["gpl-3.0"], None, "agpl-3.0", "yes"),
+    ("apache-2.0", ["cc-by-nc-4.0"], None, "cc-by-nc-4.0", "only forced"),
+    ("apache-2.0", ["cc-by-nc-4.0"], "apache-2.0", "apache-2.0", "no"),
+    ("apache-2.0", ["cc-by-nc-sa-4.0", "mit"], None, "cc-by-nc-sa-4.0", "only forced"),
+    ("apache-2.0", ["cc-by-sa-4.0", "cc-by-nc-4.0"], None, "cc-by-sa-4.0", "no"),
+    ("apache-2.0", ["cc-by-nd-4.0"], None, "apache-2.0", "only forced"),
+    ("cc-by-nd-4.0", ["mit"], None, "cc-by-nd-4.0", "no"),
+    ("cc-by-nc-4.0", ["mit"], None, "cc-by-nc-4.0", "only forced"),
+    ("apache-2.0", [None], None, "apache-2.0", "only forced"),
+    ("apache-2.0", ["unknown", "mit"], None, "apache-2.0", "only forced"),
+    ("apache-2.0", ["acme-terms"], None, "apache-2.0", "only forced"),
+    ("apache-2.0", ["odbl"], None, "apache-2.0", "only forced"),
+    (None, ["mit"], None, "unknown", "only forced"),
+    ("llama3.3", ["mit"], None, "llama3.3", "yes"),
+    ("llama3.3", ["mit"], "apache-2.0", "apache-2.0", "no"),
+    ("llama3.3", ["cc-by-nc-4.0"], None, "other", "only forced"),
+    ("gemma", ["openrail"], None, "other", "yes"),
+    ("apache-2.0", ["openrail"], None, "openrail", "yes"),
+    ("apache-2.0", ["mit"], "acme terms v2", "other", "yes"),
+]
+
+
+@pytest.mark.parametrize(("base", "data", "wish", "licence", "publishable"), MATRIX)
+def test_the_strictest_licence_wins(
+    base: str | None, data: list[str | None], wish: str | None, licence: str, publishable: str
+) -> None:
+    verdict = combine(Stated("the base", base), [Stated(f"rows {n}", word) for n, word in enumerate(data)], wish)
+    assert (verdict.license, verdict.publishable) == (licence, publishable), verdict.why
+    assert bool(verdict.why) == (publishable != "yes")
+    assert (verdict.license_name is not None) == (licence == "other")
+
+
+def test_every_reason_names_what_it_is_about_and_no_reason_is_lost() -> None:
+    data = [Stated("a.jsonl", "cc-by-nc-4.0"), Stated("b.jsonl", None), Stated("c.jsonl", "cc-by-4.0")]
+    verdict = combine(Stated("Qwen/Qwen3.6-27B", "apache-2.0"), data, "mit")
+    assert verdict.why == (
+        "mit is wished for, but cc-by-nc-4.0 forbids commercial use",
+        "a.jsonl (cc-by-nc-4.0) may not be used commercially",
+        "b.jsonl states no licence",
+    )
+    assert verdict.notices == (
+        "Changed from Qwen/Qwen3.6-27B by fine-tuning; that is under apache-2.0, and its LICENSE goes along",
+        "Trained on a.jsonl, under cc-by-nc-4.0: its authors are credited by that name",
+        "Trained on c.jsonl, under cc-by-4.0: its authors are credited by that name",
+    )
+
+
+@pytest.mark.parametrize(
+    "word", ["Apache 2.0", "apache-2", "CC BY 4.0", "CC-BY-NC-SA-4.0", "GPL-3.0-only", "MIT License"]
+)
+def test_other_spellings_are_the_same_licence(word: str) -> None:
+    assert known(word) is not None
+
+
+def test_a_wish_that_is_nearly_a_licence_is_refused_with_that_one() -> None:
+    with pytest.raises(RecipeError, match="no licence") as told:
+        combine(Stated("b", "apache-2.0"), [Stated("d", "mit")], "cc-by-4.00")
+    assert told.value.problems[0].fix == "--set card.license=cc-by-4.0"
+
+
+def test_what_forbids_commerce_is_never_published_unforced() -> None:
+    for licence in KNOWN.values():
+        for base, data in ((licence.id, "mit"), ("mit", licence.id)):
+            verdict = combine(Stated("b", base), [Stated("d", data)])
+            assert licence.commercial == "yes" or verdict.publishable != "yes", licence.id
+
+
+APACHE = "\n                                 Apache License\n                           Version 2.0, January 2004\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "base", "licence", "where"),
+    [
+        ({"README.md": "---\nlicense: mit\n---\n# A"}, None, "mit", "the head of its README.md"),
+        ({"LICENSE": APACHE}, None, "apache-2.0", "its LICENSE"),
+        ({"README.md": "---\nlicense: apache-2.0\n---\n", "LICENSE": APACHE}, None, "apache-2.0", "README"),
+        ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": APACHE}, None, None, "contradict"),
+        ({"README.md": "---\nlicense: other\nlicense_name: acme\n---\n"}, None, "other (acme)", "README"),
+        ({"README.md": "---\n: [\n---\n", "config.json": '{"license": "mit"}'}, None, "mit", "config.json"),
+        ({"README.md": "---\nlicense: [mit]\n---\n"}, None, None, "no file"),
+        ({}, "Qwen/Qwen3.6-27B", "apache-2.0", "known of Qwen"),
+        ({"LICENSE": "All rights reserved."}, "acme/own", None, "no file"),
+        ({}, "Qwen/Qwen2.5-3B", None, "no file"),
+    ],
+)
+def test_a_bases_licence_is_what_its_files_say(
+    files: dict[str, str], base: str | None, licence: str | None, where: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    stated = licence_of_base("the base", base, tmp_path)
+    assert stated.license == licence
+    assert where in stated.where

@@ -33,6 +33,7 @@ EXAMPLES = typer.Option(False, "--with-examples", help="Files that show rows and
 FORCE = typer.Option(
     "", "--force", metavar="REASON", help="Although a licence, or rows that are gone, speak against it."
 )
+SIGN = typer.Option(None, "--sign", metavar="KEY.PEM", help="Sign each repository with this private key (OpenSSF).")
 OUT = typer.Option(None, "--out", metavar="FOLDER", help="Lay the repositories' folders out there; send nothing.")
 PARENT = typer.Option(None, "--parent", metavar="COMMIT", help="Build upon this commit, though another made it.")
 ONTO = typer.Option(False, "--onto-head", help="Build upon whatever is there.")
@@ -62,6 +63,7 @@ def publish(
     gated: str | None = GATED,
     base_model: str | None = BASE,
     with_examples: bool = EXAMPLES,
+    sign: Path | None = SIGN,
     force: str = FORCE,
     parent: str | None = PARENT,
     onto_head: bool = ONTO,
@@ -86,7 +88,7 @@ def publish(
         kinds: Any = tuple(k for k, on in (("adapter", adapter), ("merged", merged), ("gguf", gguf)) if on)
         wish, bar = Wish(parent, onto_head), Bar(quiet)
         words = (repo, kinds, private, endpoint, base_model, _gate(gated), tag, collection)
-        asked = Asked(*words, with_examples, force.strip(), wish)
+        asked = Asked(*words, with_examples, sign, force.strip(), wish)
         if dry_run or out:
             with locked(opened), staging(opened) as place:
                 staged = prepare(opened, asked, place, bar.say)

@@ -43,11 +43,13 @@ class Facts:
     data: Origins
     evaluation: dict[str, Any] | None
     ledger: dict[str, Any] | None
+    told_base_id: str | None = None
+    """What the user calls the base on the Hub, where the recipe names a folder."""
 
     @property
     def base_id(self) -> str | None:
         """Of the base on the Hub; None of a folder, whose path is nobody's business."""
-        return None if is_folder(self.recipe.base) else self.recipe.base
+        return self.told_base_id if is_folder(self.recipe.base) else self.recipe.base
 
     @property
     def base_name(self) -> str:
@@ -88,12 +90,13 @@ class Facts:
         return combine(self.base_licence(), _stated(self.data.sources), self.recipe.card.license)
 
 
-def read_facts(run: Run, overrides: Sequence[str] = ()) -> Facts:
+def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = None) -> Facts:
     """Reads a run that finished.
 
     Args:
         run: to read.
         overrides: words of `--set` for the recipe's section `card`.
+        base_id: of the base on the Hub, where the recipe names a folder.
 
     Raises:
         ArtifactError: the run did not finish, or one of its files is damaged.
@@ -118,6 +121,7 @@ def read_facts(run: Run, overrides: Sequence[str] = ()) -> Facts:
         data=read_origins(recipe, base, told["contract"]["data"]),
         evaluation=_read(run.path / "eval" / "evaluation.json", "evaluation", EVALUATION),
         ledger=_read(run.ledger, "ledger", LEDGER),
+        told_base_id=base_id,
     )
 
 

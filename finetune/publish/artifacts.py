@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ArtifactError
-from finetune.publish.carding import Kind
+from finetune.provenance import Artifact as Kind
 from finetune.run import Run, atomic, outputs
 
 KINDS: tuple[Kind, ...] = ("adapter", "merged", "gguf")

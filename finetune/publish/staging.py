@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.card import make_card
+from finetune.provenance import Facts, bill_of_materials, sign
 from finetune.publish.artifacts import Artifact
-from finetune.publish.carding import card_of
 from finetune.publish.public import manifest_of, recipe_of, told_to_others
 from finetune.run import Run, atomic
 
@@ -76,22 +77,25 @@ class Staged:
 
 
 def stage(
-    run: Run, told: dict[str, Any], artifact: Artifact, base: Path | None, place: Path, with_examples: bool
+    facts: Facts, artifact: Artifact, base: Path | None, place: Path, with_examples: bool, key: Path | None
 ) -> Staged:
     """Lays out the folder of a repository.
 
     Args:
-        run: whose.
-        told: its manifest.
+        facts: of the run.
         artifact: what goes up.
         base: the base's folder, where it is on the disk.
         place: under which the folder is made.
         with_examples: whether files that show rows go up too.
+        key: a private key to sign with, if any.
 
     Raises:
         DoesNotFit: the disk is full.
+        OutsideError: it is to be signed, and the extra for that is not installed.
+        RecipeError: the key is none.
     """
-    folder = place / artifact.kind
+    folder, run, told = place / artifact.kind, facts.run, facts.told
+    made_of = artifact.chain[0] if artifact.kind == "gguf" and artifact.chain else None
     with atomic.full_disk_told(folder):
         folder.mkdir(parents=True)
         sources = dict(artifact.files)
@@ -107,10 +111,13 @@ def stage(
             **({CONFIG: _config(artifact)} if CONFIG in artifact.files and artifact.chain else {}),
             "manifest.json": _as_json(manifest_of(run, told)),
             "recipe.yaml": recipe_of(run),
-            "README.md": card_of(run, artifact.kind, artifact.repo, artifact.chain),
+            "README.md": make_card(facts, artifact.kind, artifact.repo, made_of),
+            "bom.json": _as_json(bill_of_materials(facts, artifact.kind, artifact.repo)),
         }
         for name, text in texts.items():
             atomic.write_text(folder / name, text)  # which replaces a link, and never writes through it
+    if key is not None:
+        sign(folder, key)
     unchanged = {name: file for name, file in sources.items() if name not in texts}
     return Staged(artifact, folder, tuple(_files(run, artifact, folder, unchanged, base)))
 

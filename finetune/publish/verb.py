@@ -13,8 +13,10 @@ from typing import Any
 
 from finetune import __version__, hub
 from finetune.errors import ArtifactError, ProofFailed, RecipeError
+from finetune.licences import Verdict
+from finetune.provenance import Artifact as Kind
+from finetune.provenance import Facts, read_facts
 from finetune.publish.artifacts import Artifact, find
-from finetune.publish.carding import Kind, Verdict, license_of
 from finetune.publish.private import privates_of
 from finetune.publish.readback import read_back
 from finetune.publish.releasing import Gated, Release, collect, finish, open_repo
@@ -45,6 +47,8 @@ class Asked:
     tag: str | None = None
     collection: str | None = None
     with_examples: bool = False
+    key: Path | None = None
+    """A private key with which each repository is signed."""
     forced: str = ""
     """Why it is published although a licence or missing rows speak against it."""
     wish: Wish = field(default_factory=Wish)
@@ -68,7 +72,8 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
     """
     told, recipe = manifest.read_begun(run.manifest), load(run.recipe)
     artifacts = find(run, told, asked.kinds, repo_of(recipe, asked), _base_id(recipe, asked))
-    check_license(license_of(recipe), _private(recipe, asked), asked.forced)
+    facts = read_facts(run, base_id=asked.base)
+    check_license(facts.verdict(), _private(recipe, asked), asked.forced)
     base = _base_here(recipe)
     made = outputs.made_by(told)
     beside = {name: made[name][0] for name in BESIDE if name in made and (run.path / name).is_file()}
@@ -77,7 +82,7 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
     for artifact in artifacts:
         check_names(run, artifact)
         _check_proven(run, artifact)
-        staged.append(stage(run, told, artifact, base, place, asked.with_examples))
+        staged.append(stage(facts, artifact, base, place, asked.with_examples, asked.key))
         check_contents(staged[-1], privates_of(run, recipe, artifact.repo))
         found = check_rows(staged[-1], run, recipe, asked.with_examples, asked.forced)
         say(
@@ -99,8 +104,9 @@ def publish(run: Run, asked: Asked, say: Say) -> list[dict[str, Any]]:
     entries = []
     with locked(run), staging(run) as place:
         all_staged = prepare(run, asked, place, say)
+        facts = read_facts(run, base_id=asked.base)
         for staged in all_staged:
-            entries.append(_publish(server, run, recipe, staged, asked, release))
+            entries.append(_publish(server, facts, staged, asked, release))
         if release.collection:
             repos = [staged.artifact.repo for staged in all_staged]
             say(f"collection {collect(server, repos, release)}")
@@ -141,10 +147,11 @@ def check_license(verdict: Verdict, private: bool, forced: str) -> None:
         return
     fix = "--private" + (" or --force REASON" if verdict.publishable == "only forced" else "")
     what = "a licence speaks against publishing it to everybody"
-    raise ProofFailed(what, where="data.train  license", why=verdict.why, fix=fix)
+    raise ProofFailed(what, where="data.train  license", why="; ".join(verdict.why), fix=fix)
 
 
-def _publish(server: Hub, run: Run, recipe: Recipe, staged: Staged, asked: Asked, release: Release) -> dict[str, Any]:
+def _publish(server: Hub, facts: Facts, staged: Staged, asked: Asked, release: Release) -> dict[str, Any]:
+    run = facts.run
     began, repo = time.monotonic(), staged.artifact.repo
     told = manifest.read(run.manifest)
     before = outputs.last(told, "publish", repo=repo, endpoint=server.endpoint)
@@ -155,7 +162,7 @@ def _publish(server: Hub, run: Run, recipe: Recipe, staged: Staged, asked: Asked
     if uploaded.others:
         claims.append(claim("other files lie there", ", ".join(uploaded.others[:10])))
     server.say(f"{repo}: {'published' if uploaded.changed else 'nothing had changed'}, read back: {uploaded.commit}")
-    entry = _entry(server, recipe, staged, asked, uploaded, claims, began)
+    entry = _entry(server, facts, staged, asked, uploaded, claims, began)
     told_before = {**before, "seconds": 0, "finished": ""} if before else None
     if told_before == {**entry.__dict__, "seconds": 0, "finished": ""}:
         assert before is not None
@@ -165,11 +172,11 @@ def _publish(server: Hub, run: Run, recipe: Recipe, staged: Staged, asked: Asked
 
 
 def _entry(
-    server: Hub, recipe: Recipe, staged: Staged, asked: Asked, uploaded: Uploaded, claims: list[Claim], began: float
+    server: Hub, facts: Facts, staged: Staged, asked: Asked, uploaded: Uploaded, claims: list[Claim], began: float
 ) -> Entry:
     files = {file.name: file.sha256 for file in staged.files}
     address = f"{server.endpoint}/{staged.artifact.repo}"
-    verdict = license_of(recipe)
+    verdict = facts.verdict()
     return Entry(
         stage="publish",
         inputs={
@@ -178,7 +185,7 @@ def _entry(
             "endpoint": server.endpoint,
             "commit": uploaded.commit,
             "made of": list(staged.artifact.chain),
-            "license": verdict.license or "unknown",
+            "license": verdict.license_name or verdict.license,
             "forced": asked.forced or None,
             "files": files,
         },

@@ -31,7 +31,7 @@ def bill_of_materials(facts: Facts, artifact: Artifact, repo: str | None = None)
         RecipeError: the wished licence is a misspelt identifier.
     """
     files = facts.files(artifact)
-    named = f"{repo or facts.run.name}/{artifact}/{'/'.join(files.values())}/{facts.told['stages'][-1]['finished']}"
+    named = f"{repo or facts.run.name}/{artifact}/{'/'.join(files.values())}/{_made(facts)[-1]['finished']}"
     data = [_data(number, source) for number, source in enumerate(facts.data.sources)]
     libraries = [_library(name, version) for name, version in _versions(facts).items()]
     model, parts = _model(facts, artifact, repo), [_base(facts), *data, *libraries]
@@ -42,7 +42,7 @@ def bill_of_materials(facts: Facts, artifact: Artifact, repo: str | None = None)
         "serialNumber": f"urn:uuid:{uuid.uuid5(SPACE, named)}",
         "version": 1,
         "metadata": {
-            "timestamp": facts.told["stages"][-1]["finished"],
+            "timestamp": _made(facts)[-1]["finished"],
             "tools": {"components": [{"type": "application", "name": "finetune", "version": __version__}]},
             "component": model,
         },
@@ -152,7 +152,7 @@ def _library(name: str, version: str) -> dict[str, Any]:
 def _versions(facts: Facts) -> dict[str, str]:
     """Gathers the packages of all stages; of two versions the later."""
     found: dict[str, str] = {}
-    for stage in facts.told["stages"]:
+    for stage in _made(facts):
         found |= {name: version for name, version in stage["versions"].items() if version != "absent"}
     return dict(sorted(found.items()))
 
@@ -177,3 +177,8 @@ def _licences(word: str | None) -> list[dict[str, Any]]:
 
 def _hashes(digest: str) -> list[dict[str, str]]:
     return [{"alg": "SHA-256", "content": digest}]
+
+
+def _made(facts: Facts) -> list[dict[str, Any]]:
+    """Lists the stages that made something; to publish it again changes no bill."""
+    return [stage for stage in facts.told["stages"] if stage["stage"] != "publish"]

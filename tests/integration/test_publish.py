@@ -116,12 +116,12 @@ def test_every_form_arrives_byte_for_byte_with_its_card_its_licence_and_its_chai
     assert {repo: hub.repos[repo].files for repo in REPOS.values()} == {REPOS[k]: f for k, f in wanted.items()}
     assert all(hub.repos[repo].private for repo in REPOS.values())
     merged = {file.name for file in run.merged.iterdir()}
-    assert wanted["merged"].keys() == merged | {"README.md", "manifest.json", "recipe.yaml"}
+    assert wanted["merged"].keys() == merged | {"README.md", "bom.json", "manifest.json", "recipe.yaml"}
     assert all("LICENSE" in files for files in wanted.values())
     bases = {
         kind: files["README.md"].decode().partition("base_model: ")[2].split("\n")[0] for kind, files in wanted.items()
     }
-    assert bases == {"adapter": '"acme/pico-base"', "merged": '"acme/pico-base"', "gguf": '"acme/legal"'}
+    assert bases == {"adapter": "acme/pico-base", "merged": "acme/pico-base", "gguf": "acme/legal"}
     assert publications(run) == entries
     assert [entry["inputs"]["commit"] for entry in entries] == [hub.repos[repo].head for repo in REPOS.values()]
     assert [claim["holds"] for entry in entries for claim in entry["claims"]] == [True] * 12
@@ -378,7 +378,8 @@ def _report(text: str) -> Callable[[Run], None]:
 def _evaluation(run: Run) -> None:
     (run.path / "eval").mkdir()
     row = json.loads((run.path.parents[1] / "train.jsonl").read_text().splitlines()[3])["prompt"]
-    (run.path / "eval" / "evaluation.json").write_text(json.dumps({"worst": [row]}))
+    told = {"format": 1, "sides": {}, "tasks": [], "gate": {"rules": [], "failed": []}, "notes": [row]}
+    (run.path / "eval" / "evaluation.json").write_text(json.dumps(told))
 
 
 def _row(run: Run) -> None:

@@ -43,6 +43,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+LATER = ("evaluate", "card", "publish")
+"""Sections that training does not read: in a run's recipe they may be edited at any time."""
+
+
 def contract(recipe_yaml: str, plan_json: str, base: Path, dataset: Dataset, hardware: Hardware) -> dict[str, Any]:
     """Gathers everything that the result depends on, as hashes and names."""
     return {
@@ -104,9 +108,11 @@ def check(run: Run, base: Path, dataset: Dataset, hardware: Hardware) -> dict[st
 
 
 def _wishes(recipe_yaml: str) -> dict[str, Any]:
-    """Lists every key of a recipe, dotted, with its value as it stands in the file."""
+    """Lists every key that training follows from, dotted, with its value as it stands in the recipe's file."""
     flat: dict[str, Any] = {}
     for key, value in yaml.safe_load(recipe_yaml).items():
+        if key in LATER:
+            continue
         flat |= {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 

@@ -9,7 +9,7 @@ import pytest
 
 from finetune.data import Dataset
 from finetune.lens import Reader, everything, page, told
-from finetune.train.trainer import as_columns, collate
+from finetune.train.batches import collate
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from lensing import TRUNCATED, make_base, prepared, read_page
@@ -21,9 +21,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
 
 
 def test_labels_are_the_ids_that_the_lens_shows_as_learnt(dataset: Dataset) -> None:
-    columns = as_columns(dataset.train)
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    batch = collate(rows, pad=0)
+    batch = collate([{"index": row} for row in range(len(dataset.train))], examples=dataset.train, pad=0)
     reader = Reader(dataset.renderer.vocabulary)
     shown = list(everything(dataset, ["train"]))
     decoded = read_page(page(shown, reader, {"recipe": "r", "base": "b", "max_length": 9, "of": len(shown)}))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from finetune.cli.bar import Bar
+from finetune.cli.data_look import TOKENIZER
 from finetune.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ JSON = typer.Option(False, "--json", help="Print JSON.")
 
 def check(
     recipe: Path = typer.Argument(help="The recipe; or a file or folder of rows alone."),
+    tokenizer: Path | None = TOKENIZER,
     overrides: list[str] = SET,
     report: Path | None = REPORT,
     page: Path | None = PAGE,
@@ -41,7 +43,7 @@ def check(
     from finetune.recipe import load_or_rows
 
     wishes = load_or_rows(recipe, overrides)
-    base = locate(wishes.base, wishes.base_path, wishes.revision)
+    base = tokenizer or locate(wishes.base, wishes.base_path, wishes.revision)
     with ExitStack() as open_files:
         lines = None
         if report is not None:

@@ -25,6 +25,7 @@ ROLE_WORDS = {
 }
 """What others call a role -> what it is called here."""
 
+
 def unknown_role(role: Any) -> tuple[str, str, str]:
     """Says what, why and fix for a role that a chat does not have."""
     close = difflib.get_close_matches(str(role).lower(), ROLES, n=1, cutoff=0.4)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from finetune.draft.documents import Document
+from finetune.draft.document import Document
 
 LATIN_TOKENS, CJK_TOKENS = 1 / 4, 1 / 1.6
 """Tokens that a character makes: estimates, for the teacher's tokenizer is not here.

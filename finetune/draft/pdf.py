@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.draft.documents import Document, Unreadable
+from finetune.draft.document import Document, Unreadable
 from finetune.draft.web import INSTALL
 from finetune.errors import OutsideError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.draft.documents import Document, Heading, Unreadable, decoded
+from finetune.draft.document import Document, Heading, Unreadable, decoded
 from finetune.errors import OutsideError
 
 if TYPE_CHECKING:

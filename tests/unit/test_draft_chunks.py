@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.draft.chunks import Chunk, chunks_of, tokens
-from finetune.draft.documents import Document, markdown, plain
+from finetune.draft.document import Document
+from finetune.draft.documents import markdown, plain
 
 PIECES = st.sampled_from(
     [

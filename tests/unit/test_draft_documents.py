@@ -8,7 +8,8 @@ import pytest
 from draft_files import PAGE, pdf_bytes
 
 from finetune.draft.chunks import chunks_of
-from finetune.draft.documents import Document, read_documents
+from finetune.draft.document import Document
+from finetune.draft.documents import read_documents
 from finetune.errors import DataError
 
 

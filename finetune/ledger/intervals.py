@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy
-
 from finetune.model import Score
+from finetune.statistics import Interval, drawn_ratios, percentile, units_of
+from finetune.statistics.drawing import Figures
+
+__all__ = ["DRAWS", "LEAST_EXAMPLES", "Interval", "difference", "kept", "loss"]
 
 DRAWS = 4000
-SEED = 0
+
 LEAST_EXAMPLES = 5
 """Without which drawing them again says nothing, and no share is told."""
-
-SURE = (2.5, 97.5)
-"""Percentiles of a 95 % interval."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure of all examples, and where it lies in 95 of 100 sets of examples drawn from them."""
-
-    value: float
-    low: float
-    high: float
 
 
 def loss(score: Score) -> Interval:
     """Gives a model's loss, in nats a learnt token."""
-    return _interval(score.loss, _drawn([score])[0])
+    return percentile(score.loss, _drawn([score])[0])
 
 
 def difference(score: Score, other: Score) -> Interval:
     """Gives by how much a model's loss is above another's, in nats a learnt token."""
     one, two = _drawn([score, other])
-    return _interval(score.loss - other.loss, one - two)
+    return percentile(score.loss - other.loss, one - two)
 
 
 def kept(score: Score, base: Score, tuned: Score) -> Interval | None:
@@ -49,19 +37,11 @@ def kept(score: Score, base: Score, tuned: Score) -> Interval | None:
         return None
     before, after, now = _drawn([base, tuned, score])
     effect = before - after
-    if numpy.percentile(effect, SURE[0]) <= 0 or effect.min() <= 0:
+    if percentile(0.0, effect).low <= 0 or effect.min() <= 0:
         return None
-    return _interval((base.loss - score.loss) / (base.loss - tuned.loss), (before - now) / effect)
+    return percentile((base.loss - score.loss) / (base.loss - tuned.loss), (before - now) / effect)
 
 
-def _drawn(scores: list[Score]) -> numpy.ndarray[tuple[int, int], numpy.dtype[numpy.float64]]:
+def _drawn(scores: list[Score]) -> Figures:
     """Gives the losses of several models on the same sets of examples, drawn with replacement, (models, draws)."""
-    count = len(scores[0].losses)
-    taken = numpy.random.default_rng(SEED).integers(count, size=(DRAWS, count))
-    tokens = numpy.array(scores[0].tokens, dtype=float)[taken].sum(axis=1)
-    return numpy.stack([numpy.array(score.losses)[taken].sum(axis=1) / tokens for score in scores])
-
-
-def _interval(value: float, drawn: numpy.ndarray[tuple[int], numpy.dtype[numpy.float64]]) -> Interval:
-    low, high = numpy.percentile(drawn, SURE)
-    return Interval(value, float(low), float(high))
+    return drawn_ratios(units_of([score.losses for score in scores], scores[0].tokens), DRAWS)

@@ -24,10 +24,11 @@ from safetensors.torch import load_file, save_file
 
 from finetune.data.template import read_template
 from finetune.errors import ArtifactError, ProofFailed
-from finetune.export import answers, engine
+from finetune import engine
+from finetune.export import answers
 from finetune.export.converter import Converter
 from finetune.export.readback import ARCHITECTURES
-from finetune.export.template import template_as_trained
+from finetune.serving import template_as_trained
 from finetune.merge.changes import PREFIX, Adapter, LowRank, OfExperts, experts_in
 from finetune.merge.order import Order
 from finetune.merge.prompts import read_prompts

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune.errors import OutsideError
-from finetune.export import engine
+from finetune import engine
 from finetune.ggufs import CONVERTED, FTYPES
 
 Quantiser = Callable[[Path, Path, str], None]

@@ -17,7 +17,8 @@ from typing import Any
 
 from finetune import __version__, host
 from finetune.errors import ProofFailed
-from finetune.export import answers, engine, imatrix
+from finetune import engine
+from finetune.export import answers, imatrix
 from finetune.export.converter import Converter, digest, find
 from finetune.export.imatrix import Importance
 from finetune.export.made import gguf_file, keep, make_room, making_room
@@ -25,7 +26,7 @@ from finetune.export.modelfile import modelfile, served_as_trained
 from finetune.export.quality import Quality, remembered, table, write
 from finetune.export.quantising import Quantiser, find_quantiser, missing
 from finetune.export.readback import check_fields, same_weights
-from finetune.export.template import template_as_trained
+from finetune.serving import template_as_trained
 from finetune.ggufs import CONVERTED
 from finetune.merge import merge
 from finetune.merge.logits import Distance

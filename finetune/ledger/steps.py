@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from finetune.data import Example
-from finetune.export import KINDS, engine
+from finetune import engine
+from finetune.export import KINDS
 from finetune.hardware import detect
 from finetune.ledger.scoring import score_gguf, score_on_disk
 from finetune.merge.order import Order

@@ -16,7 +16,7 @@ from trial.made_run import made_run
 
 from finetune.data import prepare
 from finetune.errors import ArtifactError, DataError
-from finetune.export import engine
+from finetune import engine
 from finetune.ledger import intervals, ledger
 from finetune.ledger.advice import advice
 from finetune.ledger.verb import MOST_TOKENS

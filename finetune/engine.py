@@ -7,6 +7,7 @@ Imported, it starts itself. As a script, `python engine.py logits|losses|quantis
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import json
 import os
@@ -20,9 +21,12 @@ from typing import Any
 
 from finetune.host import end_with_parent
 
-
 ANSWERING = {"llama_cpp": "llama-cpp-python", "xllamacpp": "xllamacpp"}
 """Modules that can answer, the first that is there does, and the packages that bring them."""
+
+
+NO_LOSS = "pip install llama-cpp-python   # scores GGUF files; compiles for some minutes"
+"""What the loss of a GGUF takes where it is not installed."""
 
 
 def is_installed() -> bool:
@@ -96,7 +100,10 @@ def answer_all(
         asked, said = Path(folder) / "prompts.json", Path(folder) / "stderr"
         asked.write_text(json.dumps([list(ids) for ids in prompts]))
         command = [sys.executable, "-P", __file__, "answers", str(file), str(asked), str(max_new_tokens)]
-        with said.open("w") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as job:
+        with (
+            said.open("w") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as job,
+        ):
             assert job.stdout is not None
             for line in job.stdout:
                 if line.startswith("["):
@@ -168,7 +175,7 @@ def _threads() -> int:
 
 
 def _ask_llama_cpp(file: str, longest: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    import llama_cpp  # type: ignore[import-not-found]
+    import llama_cpp
 
     model = llama_cpp.Llama(file, n_ctx=longest, n_gpu_layers=-1, n_threads=_threads(), verbose=False)
 
@@ -181,7 +188,7 @@ def _ask_llama_cpp(file: str, longest: int) -> Callable[[dict[str, Any]], dict[s
 
 
 def _ask_xllamacpp(file: str, longest: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    import xllamacpp  # type: ignore[import-not-found]
+    xllamacpp = importlib.import_module("xllamacpp")
 
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = file, longest, 1

@@ -17,6 +17,7 @@ from finetune.cli import (
     data_look,
     doctoring,
     drafting,
+    evaluating,
     exporting,
     launching,
     looking,
@@ -49,6 +50,7 @@ app.command("show")(looking.show)
 app.command("chat")(chatting.chat)
 app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
+app.command("evaluate")(evaluating.evaluate)
 app.command("ledger")(accounting.ledger)
 app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")

@@ -33,7 +33,9 @@ def read_header(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[: len(MAGIC)] != MAGIC:
-                raise ArtifactError("this is no GGUF file", where=str(file), why="it does not begin with GGUF", fix=AGAIN)
+                raise ArtifactError(
+                    "this is no GGUF file", where=str(file), why="it does not begin with GGUF", fix=AGAIN
+                )
             (count,) = struct.unpack_from("<Q", data, 16)
             fields, at = {}, 24
             for _ in range(count):
@@ -41,7 +43,12 @@ def read_header(file: Path) -> dict[str, Any]:
                 (kind,) = struct.unpack_from("<I", data, at)
                 fields[name], at = _value(data, at + 4, kind)
             return fields
-    except (ValueError, KeyError, struct.error, MemoryError) as error:  # of no bytes, or of bytes that are none of these
+    except (
+        ValueError,
+        KeyError,
+        struct.error,
+        MemoryError,
+    ) as error:  # of no bytes, or of bytes that are none of these
         raise ArtifactError("the GGUF file is damaged", where=str(file), why=str(error), fix=AGAIN) from error
 
 

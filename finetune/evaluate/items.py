@@ -144,7 +144,6 @@ def _shown(messages: Sequence[dict[str, Any]]) -> str:
     said = [message for message in messages if message["role"] != "system"]
     if len(said) == 1:
         return str(said[0]["content"])
-    return "\n".join(
-        f"{m['role']}: {m['content']}{json.dumps([c['function'] for c in m['tool_calls']]) if m.get('tool_calls') else ''}"
-        for m in said
-    )
+    calls = [json.dumps([call["function"] for call in message.get("tool_calls", ())]) for message in said]
+    lines = zip(said, calls, strict=True)
+    return "\n".join(f"{m['role']}: {m['content']}{call if call != '[]' else ''}" for m, call in lines)

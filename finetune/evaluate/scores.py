@@ -1,4 +1,4 @@
-"""Whether an answer is the expected one: by words, by a pattern, by the label it names, or as JSON. No model, no files."""
+"""Whether an answer is the expected one: by words, pattern, label, or as JSON. No model, no files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def contains(said: str, expected: str) -> Scored:
 
 def matched(pattern: str, text: str) -> str | None:
     """Gives what a pattern finds in the last place where it matches: its first group, or all of it."""
-    found = [match for match in re.finditer(pattern, text, re.MULTILINE)]
+    found = list(re.finditer(pattern, text, re.MULTILINE))
     if not found:
         return None
     return str(found[-1][1] if found[-1].re.groups and found[-1][1] is not None else found[-1][0])

@@ -160,7 +160,7 @@ def _word(name: str, known: Mapping[str, Task | str]) -> Task | str:
         return name
     without = [score for score in SCORES if score != "regex"]
     if name in without:
-        return Task(score=name)  # type: ignore[arg-type]
+        return Task(score=name)
     choices = [*known, *without]
     why = f"there are {', '.join(choices)}, and {LM_EVAL}NAME"
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.0)
@@ -200,7 +200,9 @@ def _job(task: Task, rows: Rows) -> Job:
             job = replace(job, questions=tuple(each for each in rows.questions if not each.calls and each.expected))
             job = _of_text(job, task)
     if not job.items:
-        what = "rows" if task.score == "loss" else "rows with tools" if task.score == "tool_call" else "answers in words"
+        what = (
+            "rows" if task.score == "loss" else "rows with tools" if task.score == "tool_call" else "answers in words"
+        )
         why = f"{rows.name} holds no {what} that it could score"
         raise DataError(f"the task {job.name} has no items", where="evaluate.tasks", why=why, fix="leave it out")
     return job
@@ -218,7 +220,11 @@ def _of_text(job: Job, task: Task) -> Job:
             expected = [each.expected for each in job.questions]
             labels = task.labels or tuple(dict.fromkeys(expected))
             label, times = scores.majority(expected)
-            told = {**(job.told or {}), "labels": len(labels), "majority": {"label": label, "share": times / len(expected)}}
+            told = {
+                **(job.told or {}),
+                "labels": len(labels),
+                "majority": {"label": label, "share": times / len(expected)},
+            }
             note = f"{job.name}: always saying {label!r} would score {times / len(expected):.1%}"
             return replace(
                 job,

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from finetune.data import Example
 from finetune import engine
+from finetune.data import Example
 from finetune.merge.changes import Changes
 from finetune.merge.ondisk import model_on_disk
 from finetune.merge.weights import Weights

@@ -13,13 +13,13 @@ from finetune.recipe.schema import (
     Memory,
     Parallel,
     Recipe,
-    Role,
     Source,
     Train,
     json_schema,
     keys,
     override,
 )
+from finetune.recipe.section import Role
 
 __all__ = [
     "FAMILIES",

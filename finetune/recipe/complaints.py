@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 from finetune.errors import Problem
 from finetune.recipe.foreign_keys import NOBODYS, SAME
 from finetune.recipe.proposals import field_of, propose, show
-from finetune.recipe.schema import SET, Recipe, Section, Source, keys, line, sections
+from finetune.recipe.schema import SET, Recipe, Source, keys, line, sections
+from finetune.recipe.section import Section
 from finetune.recipe.task_complaints import of_tasks
 from finetune.recipe.yaml_places import Parsed
 
@@ -49,12 +50,16 @@ def explain(error: ValidationError, values: Any, parsed: Parsed, places: Mapping
             findings[path] = finding
     unknown = [".".join(path) for path, finding in findings.items() if finding["type"] == "extra_forbidden"]
     meant = {".".join(nearest.split(".")[:n]) for key in unknown if (nearest := nearest_key(key)) for n in (1, 2)}
-    return sources + tasks + [
-        _problem(path, finding, values, parsed, places)
-        for path, finding in findings.items()
-        if not any(".".join(path[: n + 1]) in parsed.refused for n in range(len(path)))
-        and not (finding["type"] == "missing" and ".".join(path) in meant)
-    ]
+    return (
+        sources
+        + tasks
+        + [
+            _problem(path, finding, values, parsed, places)
+            for path, finding in findings.items()
+            if not any(".".join(path[: n + 1]) in parsed.refused for n in range(len(path)))
+            and not (finding["type"] == "missing" and ".".join(path) in meant)
+        ]
+    )
 
 
 def unknown_key(key: str, value: Any, place: str) -> Problem:

@@ -13,7 +13,8 @@ from annotated_types import Ge, Le
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from finetune.recipe.schema import FAMILIES, ROLES, Recipe, Section, Source
+from finetune.recipe.schema import FAMILIES, Recipe, Source
+from finetune.recipe.section import ROLES, Section
 from finetune.recipe.yaml_places import scalar
 from finetune.shape import FAMILY_MODULES
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Discriminator, Field, PrivateAttr, Tag, mod
 from pydantic_core import PydanticCustomError
 
 from finetune.recipe.evaluation import Evaluate
-from finetune.recipe.section import ROLES, Column, Columns, File, Role, Section
+from finetune.recipe.section import Columns, File, Section
 
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
 Share = Annotated[float, Field(strict=True, ge=0, lt=1)]

@@ -61,7 +61,9 @@ def _inside(
         fix = context.get("nearest") or (EXAMPLE if of == "fail_if" else "exact")
         if kind == "needs":
             fix = '{score: regex, pattern: "answer: (.*)"}' if "pattern" in why else "{score: exact}"
-        return Problem(f"{shown} cannot be {told}", where, why, f"evaluate.{of}: [{show(fix) if of == 'fail_if' else fix}]")
+        return Problem(
+            f"{shown} cannot be {told}", where, why, f"evaluate.{of}: [{show(fix) if of == 'fail_if' else fix}]"
+        )
     name = names[0]
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(name, Task.model_fields, n=1, cutoff=0.4) or ["score"]

@@ -101,6 +101,16 @@ class Run:
         """The same, drawn."""
         return self.path / "ledger.png"
 
+    @property
+    def evaluation(self) -> Path:
+        """What base, tuned model and GGUF files score, and how surely they differ."""
+        return self.path / "eval" / "evaluation.json"
+
+    @property
+    def evaluated_items(self) -> Path:
+        """The same item by item: one line of JSON each, with the answers."""
+        return self.path / "eval" / "items.jsonl"
+
     def named(self, file: Path) -> str:
         """Names a file for the manifest: within the run as it lies there, elsewhere in full."""
         file, folder = file.absolute(), self.path.absolute()

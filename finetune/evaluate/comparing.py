@@ -36,7 +36,7 @@ def check_comparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
         ArtifactError: naming each thing that differs.
     """
     where = f"{one['run']} and {other['run']}"
-    for side in one["sides"].keys() & other["sides"].keys():
+    for side in [name for name in one["sides"] if name in other["sides"]]:
         for key in (*ASKED_ALIKE, "engine"):
             was, now = one["sides"][side][key], other["sides"][side][key]
             if was != now:

@@ -9,7 +9,8 @@
 | is below x | the interval of the score itself ends below x |
 | is above x | it begins above x |
 
-Each rule is held against the tuned model and against every GGUF; the difference is that from the base.
+Each rule is held against the tuned model and against every GGUF; the difference is that from the base. Fewer than six
+items show no change, whatever their interval.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.recipe import Rule
+from finetune.statistics import ENOUGH_UNITS
 
 
 def failures(rules: Sequence[tuple[Rule, Sequence[str]]], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,7 +56,7 @@ def _of_task(rule: Rule, task: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{rule.text}: {task['name']} of {side} is {_shown(score)}"
         return
     for pair in _pairs(task):
-        if _fails(rule, pair["difference"]):
+        if _fails(rule, pair["difference"], task["items"] >= ENOUGH_UNITS):
             yield f"{rule.text}: {task['name']} of {pair['other']} changed by {_shown(pair['difference'], '+')}"
 
 
@@ -62,16 +64,16 @@ def _pairs(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [pair for pair in task["pairs"] if pair["one"] == "base"]
 
 
-def _fails(rule: Rule, difference: Mapping[str, float]) -> bool:
+def _fails(rule: Rule, difference: Mapping[str, float], enough: bool) -> bool:
     match rule.verb:
         case "drops more than":
-            return difference["high"] < -rule.number
+            return enough and difference["high"] < -rule.number
         case "rises more than":
-            return difference["low"] > rule.number
+            return enough and difference["low"] > rule.number
         case "does not fall":
-            return difference["high"] >= 0
+            return not enough or difference["high"] >= 0
         case "does not rise":
-            return difference["low"] <= 0
+            return not enough or difference["low"] <= 0
         case _:
             raise AssertionError(rule.verb)
 

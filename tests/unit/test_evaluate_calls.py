@@ -39,9 +39,9 @@ def call(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_.-]{0,12}", fullmatch=True)
-TEXTS = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="<>"), max_size=20) | st.sampled_from(
-    ["two\nlines", "5", "true", '{"a": 1}', "", "a < b > c", "x\n\ny", "</parameter>", "</function>"]
-)
+TEXTS = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="<>"), max_size=20
+) | st.sampled_from(["two\nlines", "5", "true", '{"a": 1}', "", "a < b > c", "x\n\ny", "</parameter>", "</function>"])
 VALUES = st.recursive(
     TEXTS | st.integers(-(10**9), 10**9) | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),

@@ -105,7 +105,7 @@ def test_the_majority_is_counted_by_words() -> None:
         ('{"a": null}', "{}", False),
         ("[1, 2]", "[2, 1]", False),
         ('```json\n{"a": "x"}\n```', '{"a": "x"}', True),
-        ('Here: ```\n[1]\n``` done', "[1]", True),
+        ("Here: ```\n[1]\n``` done", "[1]", True),
     ],
 )
 def test_json_is_compared_by_value(one: str, other: str, same: bool) -> None:
@@ -114,5 +114,5 @@ def test_json_is_compared_by_value(one: str, other: str, same: bool) -> None:
 
 @pytest.mark.parametrize("said", ["{", "{'a': 1}", "NaN", "", "```\n1\n```\n```\n2\n```", "[" * 100_000])
 def test_what_is_not_json_is_told(said: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         scores.parsed(said)

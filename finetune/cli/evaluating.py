@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from finetune import stopping
 from finetune.cli.bar import Bar
+from finetune.cli.drafting import KEY_ENV, key_in
 from finetune.cli.quiet import quiet_libraries
 from finetune.cli.training import CACHE
 from finetune.errors import ProofFailed, RecipeError
+
+if TYPE_CHECKING:
+    from finetune.completions import Endpoint
 
 
 def evaluate(
@@ -22,6 +26,9 @@ def evaluate(
     tasks: str = typer.Option("", "--tasks", metavar="NAME,...", help="Only these; a score names one of its own."),
     limit: int | None = typer.Option(None, "--limit", min=1, help="The most rows of each set."),
     max_new_tokens: int = typer.Option(256, "--max-new-tokens", min=1, max=1_000_000, help="Of an answer, at most."),
+    judge: str | None = typer.Option(None, "--judge", metavar="URL", help="A server whose model compares answers."),
+    judge_model: str = typer.Option("", "--judge-model", metavar="NAME", help="That model, as the server calls it."),
+    key_env: str = typer.Option(KEY_ENV, "--key-env", metavar="NAME", help="The variable that holds the server's key."),
     overrides: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override evaluate.tasks or .fail_if."),
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
@@ -31,6 +38,7 @@ def evaluate(
     _check_overrides(overrides)
     from finetune.run import open_run, outputs
 
+    who = _judge(judge, judge_model, key_env)
     with stopping.heard() as stop:
         opened = open_run(run)
         stop.idle = outputs.command("evaluate", opened)  # nothing is lost by ending before all is measured
@@ -39,7 +47,7 @@ def evaluate(
         from finetune.evaluate.verb import evaluate as evaluate_run
 
         names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-        wish = Wish(base, tuple(gguf), names, limit, max_new_tokens, tuple(overrides), cache)
+        wish = Wish(base, tuple(gguf), names, limit, max_new_tokens, tuple(overrides), cache, who)
         bar = Bar(quiet)
         try:
             told = evaluate_run(opened, wish, stop, bar.say, bar.count)
@@ -49,6 +57,24 @@ def evaluate(
             _print(json.loads(opened.evaluation.read_bytes()), opened.evaluation, as_json)
             raise
     _print(told, opened.evaluation, as_json)
+
+
+def _judge(url: str | None, model: str, key_env: str) -> Endpoint | None:
+    """Finds the judge.
+
+    Raises:
+        OutsideError: nobody answers there.
+        RecipeError: only one half of it is told, or the URL is none.
+    """
+    if url is None and not model:
+        return None
+    if url is None or not model:
+        where = "--judge-model" if model else "--judge"
+        fix = "--judge http://localhost:11434 --judge-model NAME"
+        raise RecipeError("a judge is a server and a model", where=where, why="the other is missing", fix=fix)
+    from finetune.completions import endpoint, meet
+
+    return meet(endpoint(url, model, key_in(key_env), key_env, "--judge"))
 
 
 def _check_overrides(overrides: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from finetune.data.vocabulary import Vocabulary
 from finetune.evaluate.answering import Answer
 from finetune.evaluate.calls import by_calls
+from finetune.evaluate.items import Question
 from finetune.evaluate.scores import NO_ANSWER, Scored, spoken
 from finetune.evaluate.tasks import Job
 from finetune.model import Score
@@ -34,6 +35,12 @@ class Results:
     sides: Mapping[str, Said]
     """In the order base, tuned, GGUF files; who is not compared is not among them."""
     thinking: bool
+    preferred: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Task of a judge -> of each item, how far the tuned model's answer is preferred to the base's."""
+
+    def text(self, asked: Question, side: str) -> str:
+        """Gives what a side said, without its reasoning; nothing if that never ended."""
+        return spoken(self.sides[side].answers[asked.ids].text, self.thinking) or ""
 
     def scored(self, job: Job, side: str) -> list[Scored]:
         """Scores each answer of a side."""
@@ -49,9 +56,8 @@ class Results:
 
 def tasks_told(results: Results) -> list[dict[str, Any]]:
     """Gives the tasks as they stand in evaluation.json."""
-    return _with_verdicts(
-        [_loss(job, results) if job.kind == "loss" else _answers(job, results) for job in results.jobs]
-    )
+    measured = [job for job in results.jobs if job.kind != "judge"]
+    return _with_verdicts([_loss(job, results) if job.kind == "loss" else _answers(job, results) for job in measured])
 
 
 def _head(job: Job, unit: str, better: Better) -> dict[str, Any]:
@@ -92,8 +98,7 @@ def _answers(job: Job, results: Results) -> dict[str, Any]:
 
 def _calls(job: Job, results: Results, side: str) -> dict[str, int]:
     """Counts the calls that are expected, and those of them that were made."""
-    said = [spoken(results.sides[side].answers[asked.ids].text, results.thinking) for asked in job.questions]
-    made = [by_calls(each or "", asked.calls)[1] for each, asked in zip(said, job.questions, strict=True)]
+    made = [by_calls(results.text(asked, side), asked.calls)[1] for asked in job.questions]
     return {"expected": sum(len(asked.calls) for asked in job.questions), "made": sum(made)}
 
 
@@ -161,10 +166,16 @@ def _of_item(job: Job, number: int, side: str, results: Results) -> dict[str, An
     if job.kind == "loss":
         if job.name not in said.losses:
             return None
-        score = said.losses[job.name]
-        loss, tokens = score.losses[number], score.tokens[number]
+        found = said.losses[job.name]
+        loss, tokens = found.losses[number], found.tokens[number]
         return {"answer": None, "score": None, "loss": loss / tokens, "tokens": tokens}
     answer = said.answers[job.questions[number].ids]
+    if job.kind == "judge":
+        if side not in ("base", "tuned"):
+            return None
+        tuned = results.preferred[job.name][number]
+        score = tuned if side == "tuned" else 1 - tuned
+        return {"answer": answer.text, "score": score, "loss": None, "tokens": answer.tokens}
     scored = results.scored_item(job, number, side)
     told = {"answer": answer.text, "score": float(scored.right), "loss": None, "tokens": answer.tokens}
     return {**told, **({"why": scored.why} if scored.why else {}), **({} if answer.ended else {"cut": True})}

@@ -109,6 +109,23 @@ def make_jobs(tasks: Sequence[Task | str] | None, held_out: Rows, rows_of: Calla
     return jobs
 
 
+def job_of_judge(held_out: Rows, with_base: bool) -> Job:
+    """Gives a judge the held-out rows whose answer is text.
+
+    Raises:
+        DataError: there are none.
+        RecipeError: there is no base to compare with.
+    """
+    if not with_base:
+        why = "it is asked which of two answers is better"
+        raise RecipeError("a judge needs the base", where="--judge", why=why, fix="leave out --no-base")
+    questions = tuple(each for each in held_out.questions if not each.calls and each.expected)
+    if not questions:
+        why = "held-out rows end in tool calls, or are texts"
+        raise DataError("there is nothing to judge", where="--judge", why=why, fix="leave it out")
+    return Job(f"{held_out.name} judge", "judge", "domain", questions=questions, notes=held_out.notes)
+
+
 def check_rules(recipe: Recipe, jobs: Sequence[Job], with_base: bool) -> list[Rule]:
     """Reads the rules of the gate, and makes sure that each speaks of something that is measured.
 

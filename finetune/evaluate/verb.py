@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__, engine
+from finetune.completions import Endpoint
 from finetune.data import Renderer, renderer_of
 from finetune.data.vocabulary import Vocabulary
 from finetune.errors import ArtifactError, ProofFailed
 from finetune.evaluate import gate
 from finetune.evaluate.comparing import check_alike
 from finetune.evaluate.items import Rows, held_out_rows, rows_of_file
+from finetune.evaluate.judging import judge_all, judge_told
 from finetune.evaluate.results import Results, Said, notes, prompts_of, rows, tasks_told
 from finetune.evaluate.sides import Side, find_ggufs, settings, sides_of
-from finetune.evaluate.tasks import Job, check_rules, make_jobs, of_rule, wished
+from finetune.evaluate.tasks import Job, check_rules, job_of_judge, make_jobs, of_rule, wished
 from finetune.hub import fetch
 from finetune.merge.order import Order, take
 from finetune.plan import read_plan
@@ -49,6 +51,7 @@ class Wish:
     overrides: tuple[str, ...] = ()
     """Of the recipe's section `evaluate`."""
     cache: Path | None = None
+    judge: Endpoint | None = None
 
 
 def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> dict[str, Any]:
@@ -86,6 +89,9 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
         check_alike(told_sides)
         results = Results(tuple(jobs), said, thinking)
         tasks = tasks_told(results)
+        if wish.judge is not None:
+            results, by_judge = _judged(wish.judge, results, progress)
+            tasks.append(by_judge)
         judged = [(rule, [job.name for job in of_rule(rule, jobs)]) for rule in rules]
         failed = gate.failures(judged, tasks)
         told: dict[str, Any] = {
@@ -139,9 +145,22 @@ def _jobs(
         return files[key]
 
     jobs = make_jobs(tasks, held_out, rows_of)
+    rules = check_rules(recipe, jobs, wish.base)  # of which none can speak of the judge
+    if wish.judge is not None:
+        jobs.append(job_of_judge(held_out, wish.base))
     for job in jobs:
         say(f"{job.name}: {len(job.items)} items")
-    return jobs, check_rules(recipe, jobs, wish.base)
+    return jobs, rules
+
+
+def _judged(who: Endpoint, results: Results, progress: Progress) -> tuple[Results, dict[str, Any]]:
+    """Lets the judge compare what base and tuned model said."""
+    (job,) = [each for each in results.jobs if each.kind == "judge"]
+    answers = [(results.text(asked, "base"), results.text(asked, "tuned")) for asked in job.questions]
+    pairs = [(asked, *both) for asked, both in zip(job.questions, answers, strict=True)]
+    judged = judge_all(who, pairs, _teller("judge", len(pairs), progress))
+    preferred = {job.name: [each.tuned for each in judged]}
+    return replace(results, preferred=preferred), judge_told(job, who, judged, answers)
 
 
 def _measure(side: Side, jobs: Sequence[Job], progress: Progress) -> tuple[Said, dict[str, Any]]:

@@ -14,6 +14,7 @@ from finetune import __version__
 from finetune.cli import (
     accounting,
     chatting,
+    checking,
     data_look,
     doctoring,
     drafting,
@@ -56,6 +57,7 @@ app.command("verify")(verifying.verify)
 app.add_typer(launching.app, name="launch")
 app.add_typer(data_app, name="data")
 app.add_typer(recipe_app, name="recipe")
+data_app.command("check")(checking.check)
 data_app.command("look")(data_look.look)
 data_app.command("draft")(drafting.draft)
 recipe_app.command("schema")(looking.schema)

@@ -101,9 +101,9 @@ def _prepared(recipe: Path, overrides: list[str], tokenizer: Path | None) -> tup
     """
     from finetune.data import prepare
     from finetune.hub import locate
-    from finetune.recipe import load
+    from finetune.recipe import load_or_rows
 
-    wishes = load(recipe, overrides)
+    wishes = load_or_rows(recipe, overrides)
     base = tokenizer or locate(wishes.base, wishes.base_path, wishes.revision)
     if base is None:
         folder = f"{wishes.base.rpartition('/')[2]}-tokenizer"
@@ -135,8 +135,6 @@ def _nothing(dataset: Dataset, worst: Worst | None, limit: int) -> str:
     """Says that there is no example of a kind."""
     if worst != "truncated":
         return "there is no such example"
-    if dataset.counts.dropped:
-        return f"nothing was cut; {dataset.counts.dropped:,} examples longer than {limit:,} tokens were left out whole"
     return f"nothing was cut: the longest example has {dataset.counts.longest:,} of {limit:,} tokens"
 
 

@@ -4,6 +4,7 @@ A *row* is what stands in a line of a file; an *example* is what the model sees.
 """
 
 from finetune.data.dataset import Counts, Dataset, count_rows, prepare, renderer_of
+from finetune.data.examples import lengths_of
 from finetune.data.messages import Row
 from finetune.data.reading import read, read_held_out, read_rows, read_split
 from finetune.data.rendering import Example, Renderer
@@ -15,6 +16,7 @@ __all__ = [
     "Renderer",
     "Row",
     "count_rows",
+    "lengths_of",
     "prepare",
     "read",
     "read_held_out",

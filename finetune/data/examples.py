@@ -101,6 +101,11 @@ class Examples(Sequence[Example]):
             into.update(parts["learnt.u8"][begin + start : begin + stop])
 
 
+def lengths_of(examples: Sequence[Example]) -> list[int]:
+    """Gives the tokens of each example, without reading those that lie in stores."""
+    return examples.lengths if isinstance(examples, Examples) else [len(example) for example in examples]
+
+
 def sha256(*sides: Sequence[Example]) -> str:
     """Identifies the exact ids and masks of what is learnt and what is held out."""
     digest = hashlib.sha256()

@@ -95,6 +95,11 @@ def rows_from(
         yield Problem(wrong.what, f"{place}  {wrong.field}", wrong.why, wrong.fix)
 
 
+def row_from(record: dict[str, Any], place: str) -> Row | Problem | LeftOut:
+    """Makes the one row of a record whose shape is recognised, or says what is wrong with it first."""
+    return next(rows_from(record, place))
+
+
 def _row(record: dict[str, Any], talk: Talk, place: str, group: str) -> Row:
     """Checks and normalises one conversation or text."""
     unread = tuple(key for key in record if key not in talk.read and record[key] not in (None, "", [], {}))

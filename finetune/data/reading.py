@@ -36,6 +36,8 @@ class Read:
     left_out: Counter[str]
     """Why a record is not learnt, by its own word -> records."""
     problems: Problems
+    wrong: list[int]
+    """For each file, how many records cannot be learnt from."""
 
     def rows(self) -> Iterator[tuple[Row, int]]:
         """Yields each row again, and how often it is learnt, or HELD_OUT."""
@@ -66,6 +68,7 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
     """
     files = (*to_learn(recipe), *to_hold_out(recipe))
     problems, left_out, shapes, candidates = Problems(), Counter[str](), list[Counter[str]](), list[Candidates]()
+    wrong: list[int] = []
     for file in files:
         marks, made, seen = list[Mark](), array("i"), Counter[str]()
         for found in rows_in(file.reading):
@@ -80,11 +83,12 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
                 if tell:
                     tell(found)
         shapes.append(seen)
+        wrong.append(problems.kinds.total() - sum(wrong))
         candidates.append(Candidates(file.source, marks, made, file.held_out))
     share = 0.0 if isinstance(recipe.data.eval, Path) else recipe.data.eval
     times = assign(candidates, share)
     made_of = [array("i", each.num_examples) for each in candidates]
-    return Read(files, times, made_of, shapes, left_out, problems)
+    return Read(files, times, made_of, shapes, left_out, problems, wrong)
 
 
 def read_split(recipe: Recipe) -> tuple[list[Row], list[Row]]:

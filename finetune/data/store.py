@@ -17,7 +17,7 @@ import mmap
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -147,7 +147,7 @@ class Writer:
         for file in self._files.values():
             file.close()
         sizes = {name: (self.folder / name).stat().st_size for name in PARTS}
-        atomic.write_json(self.folder / TOLD, {"format": FORMAT, "sizes": sizes, **asdict(self.told)})
+        atomic.write_json(self.folder / TOLD, {"format": FORMAT, "sizes": sizes, **vars(self.told)})
         return _mapped(self.folder, self.told)
 
 

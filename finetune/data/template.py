@@ -31,6 +31,10 @@ class Template:
 
     source: str
 
+    def __reduce__(self) -> tuple[type[Template], tuple[str]]:
+        """Goes to another process as its source; what Jinja compiles cannot."""
+        return Template, (self.source,)
+
     @cached_property
     def sha256(self) -> str:
         """Identifies the template in manifests."""

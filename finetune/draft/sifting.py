@@ -129,9 +129,9 @@ def _row(pair: Pair, chunk: Chunk, kind: Kind, source: dict[str, Any]) -> dict[s
     """
     prompt = pair.question if kind is Kind.qa else f"{pair.question}\n\n{chunk.text.strip()}"
     row = {"prompt": prompt, "completion": pair.answer, "source": source}
-    wrong = row_from(row, "", "")
-    if isinstance(wrong, Problem):
-        raise _Dropped("training would refuse it", f"{wrong.what} {wrong.why}".strip())
+    found = row_from(row, "")
+    if isinstance(found, Problem):
+        raise _Dropped("training would refuse it", f"{found.what} {found.why}".strip())
     return row
 
 

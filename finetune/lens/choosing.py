@@ -52,13 +52,8 @@ class Shown:
 def examples_of(dataset: Dataset, side: Side) -> Sequence[Example]:
     """Gives the examples of a side."""
     if side == LEFT_OUT:
-        return left_out(dataset)
+        return dataset.left_out
     return dataset.train if side == "train" else dataset.held_out
-
-
-def left_out(dataset: Dataset) -> Sequence[Example]:
-    """Gives the examples that were too long and not cut."""
-    return ()
 
 
 def everything(dataset: Dataset, sides: Sequence[Side]) -> Iterator[Shown]:

@@ -2,7 +2,7 @@
 
 from finetune.recipe.evaluation import Evaluate, Task
 from finetune.recipe.gate import Rule, WrongRule, of_set, read_rule
-from finetune.recipe.loading import dump, load
+from finetune.recipe.loading import dump, load, load_or_rows
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
     FAMILIES,
@@ -42,6 +42,7 @@ __all__ = [
     "json_schema",
     "keys",
     "load",
+    "load_or_rows",
     "of_set",
     "override",
     "read_rule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -24,6 +25,11 @@ from finetune.recipe.secrets import find_secrets, without_secrets
 MAX_BYTES = 2**20
 """Of a recipe's file; a long one has a few thousand."""
 
+RECIPES = (".yaml", ".yml")
+"""Suffixes of recipes; what is called otherwise holds rows."""
+
+USUAL_BASE = "Qwen/Qwen3.6-27B"
+
 NAME_ONE = "name the YAML file: finetune init legal writes one"
 """The cure where what was named cannot be a recipe."""
 
@@ -42,13 +48,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     shown, file = str(path), Path(path)
     try:
-        return _load(file, shown, overrides)
+        return _load(read_text(file, shown), file, shown, overrides)
     except RecipeError as error:
         raise RecipeError.of([without_secrets(problem) for problem in error.problems]) from None
 
 
-def _load(file: Path, shown: str, overrides: Sequence[str]) -> Recipe:
-    parsed = yaml_places.parse(read_text(file, shown), shown)
+def load_or_rows(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Loads a recipe or, of a file or folder of rows, makes the one that has nothing but these, to look at them.
+
+    Raises:
+        RecipeError: as `load` does.
+    """
+    is_rows = os.path.isdir(path) or (os.path.isfile(path) and path.suffix.lower() not in RECIPES)
+    if not is_rows:
+        return load(path, overrides)
+    rows = json.dumps(os.path.abspath(path), ensure_ascii=False)
+    return _load(f"base: {USUAL_BASE}\ndata: {{train: {rows}, eval: 0}}\n", path, str(path), overrides)
+
+
+def _load(text: str, file: Path, shown: str, overrides: Sequence[str]) -> Recipe:
+    parsed = yaml_places.parse(text, shown)
     values = {} if parsed.value is None else parsed.value
     if not isinstance(values, dict):
         raise RecipeError(

@@ -8,11 +8,25 @@ from typing import Any
 
 from finetune.errors import Problem
 
-_SECRET = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{30,}"
-    r"|github_pat_[A-Za-z0-9_]{20,}|glpat-[A-Za-z0-9_-]{20,}|xox[abp]-[A-Za-z0-9-]{20,})"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
+TOKENS = {
+    "Hugging Face token": r"\bhf_[A-Za-z0-9]{20,}",
+    "Anthropic key": r"\bsk-ant-[A-Za-z0-9_-]{20,}",
+    "OpenAI key": r"\bsk-[A-Za-z0-9_-]{20,}",
+    "AWS access key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{20,})",
+    "GitLab token": r"\bgl(?:pat|ptt|dt|rt)-[A-Za-z0-9_-]{20,}",
+    "Slack token": r"\bxox[abeprs]-[A-Za-z0-9-]{20,}",
+    "Google key": r"\bAIza[A-Za-z0-9_-]{35}|\bya29\.[A-Za-z0-9_-]{30,}|\bGOCSPX-[A-Za-z0-9_-]{28}",
+    "Stripe key": r"\b[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|\bwhsec_[A-Za-z0-9]{32,}",
+    "Azure storage key": r"\bAccountKey=[A-Za-z0-9+/]{86}==",
+    "npm token": r"\bnpm_[A-Za-z0-9]{36}\b",
+    "PyPI token": r"\bpypi-[A-Za-z0-9_-]{50,}",
+    "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",
+    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+"""What secrets look like that their makers marked as such; the one list of them here."""
+
+_SECRET = re.compile("|".join(TOKENS.values()))
 
 
 def find_secrets(values: Any, places: Mapping[str, str], key: str = "") -> list[Problem]:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import load_balancing_loss_func
 from trl import SFTTrainer
 
-from finetune.data import Example
+from finetune.data import Example, lengths_of
 from finetune.errors import ArtifactError, TrainingStopped
 from finetune.experts.loads import LoadCounter, Loads, expert_blocks
 from finetune.model import (
@@ -51,7 +51,7 @@ class ProvingTrainer(SFTTrainer):
 
     def __init__(self, run: Run, recipe: Recipe, plan: Plan, examples: Sequence[Example], **given: Any) -> None:
         self.finetune_run, self.recipe, self.plan, self.examples = run, recipe, plan, examples
-        self.lengths = array("L", map(len, examples))
+        self.lengths = array("L", lengths_of(examples))
         super().__init__(**given)
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back

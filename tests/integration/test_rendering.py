@@ -41,7 +41,7 @@ def nfc(text: str) -> str:
 
 
 def as_row(value: dict[str, Any]) -> Row:
-    row = row_from(json.loads(json.dumps(value)), "rows.jsonl:1", "rows.jsonl")
+    row = row_from(json.loads(json.dumps(value)), "rows.jsonl:1")
     assert isinstance(row, Row), row
     return row
 

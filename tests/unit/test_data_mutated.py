@@ -96,7 +96,7 @@ def test_a_mutated_row_is_read_or_told_with_place_and_fix(text: str, tmp_path_fa
     else:
         json.dumps([row.messages, row.tools], allow_nan=False, ensure_ascii=False).encode()
         assert row.text or row.messages[-1]["role"] == "assistant"
-        assert {type(m["content"]) for m in row.messages} == {str}
+        assert {type(m["content"]) for m in row.messages} <= {str}
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -32,21 +32,27 @@ def written(dataset: Dataset) -> str:
 
 def test_decoded_ids_and_fates_are_those_of_the_dataset(dataset: Dataset) -> None:
     decoded = read_page(written(dataset))
-    examples = [*dataset.train, *dataset.held_out]
+    examples = [*dataset.train, *dataset.held_out, *dataset.left_out]
+    seen = len(examples) - len(dataset.left_out)
     assert [each["ids"] for each in decoded] == [[*e.ids, *e.cut] for e in examples]
     assert [each["fates"] for each in decoded] == [
-        ["learnt" if learnt else "context" for learnt in e.learnt] + ["cut"] * len(e.cut) for e in examples
+        ["learnt" if learnt else "context" for learnt in e.learnt] + ["cut"] * len(e.cut)
+        if i < seen
+        else ["cut"] * len(e)
+        for i, e in enumerate(examples)
     ]
     assert [each["place"] for each in decoded] == [e.place for e in examples]
     assert [(each["side"], each["row"]) for each in decoded] == [
-        (side, row) for side, some in enumerate([dataset.train, dataset.held_out]) for row in range(1, len(some) + 1)
+        (side, row)
+        for side, some in enumerate([dataset.train, dataset.held_out, dataset.left_out])
+        for row in range(1, len(some) + 1)
     ]
 
 
 def test_the_commonest_cells_have_the_smallest_numbers(dataset: Dataset) -> None:
     told = data_block(written(dataset))
     vocabulary = dataset.renderer.vocabulary
-    ids = [i for e in [*dataset.train, *dataset.held_out] for i in [*e.ids, *e.cut]]
+    ids = [i for e in [*dataset.train, *dataset.held_out, *dataset.left_out] for i in [*e.ids, *e.cut]]
     counts = [ids.count(only[0]) for _, *only in told["cells"] if len(only) == 1]
     assert counts == sorted(counts, reverse=True)
     controls = {told["cells"][number][0] for number in told["control"]}

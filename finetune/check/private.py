@@ -1,0 +1,100 @@
+"""Personal data and secrets in rows, by patterns that prove what they found.
+
+What nobody owns is not told: addresses at example.com and other reserved names (RFC 2606), telephone numbers 555-01xx,
+networks set aside for documents or private use, and the numbers of manuals. Names of people are not looked for, nor
+anything inside the definitions of tools.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from finetune.check.finding import Finding
+from finetune.check.patterns import LONG_NUMBER, PATTERNS, Pattern
+from finetune.check.saying import Said, said
+from finetune.data import Row
+
+CONTEXT = 60
+"""Characters before a number in which the word must stand that says what it is."""
+
+MOST_FRAMES = 100_000
+"""System prompts that are remembered: what stands in one is told once, however many rows share it."""
+
+
+class Private:
+    """Sees rows in any order; what many rows share as their system prompt is told once."""
+
+    def __init__(self) -> None:
+        self._frames: set[int] = set()
+
+    def see(self, row: Row) -> Iterator[Finding]:
+        """Yields what is private in a row."""
+        for text in said(row):
+            if text.role == "system":
+                if hash(text.text) in self._frames:
+                    continue
+                if len(self._frames) < MOST_FRAMES:
+                    self._frames.add(hash(text.text))
+            yield from _find(row, text)
+
+
+def _find(row: Row, text: Said) -> Iterator[Finding]:
+    """Yields what is private in a text; the first pattern that matches a stretch has it."""
+    taken: list[tuple[int, int]] = []
+    low = text.text.lower()
+    has_number = LONG_NUMBER.search(text.text) is not None
+    for pattern in PATTERNS:
+        if pattern.long_number and not has_number:
+            continue
+        if pattern.needs and not any(needed in low for needed in pattern.needs):
+            continue
+        for found in pattern.regex.finditer(text.text):
+            start, end = found.span()
+            if any(start < e and s < end for s, e in taken) or not pattern.proof(found):
+                continue
+            if pattern.context and not pattern.context.search(text.text, max(0, start - CONTEXT), start):
+                continue
+            taken.append((start, end))
+            yield _told(row, text, pattern, found)
+
+
+def _told(row: Row, text: Said, pattern: Pattern, found: re.Match[str]) -> Finding:
+    secret = pattern.code.startswith("secret")
+    shown = found["value"] if "value" in pattern.regex.groupindex else found.group()
+    why = "the model may say it to anybody" if text.learnt else "a run's files are shared, and what is read can be said"
+    fix = "revoke it where it was made, and remove it here" if secret else "replace it with an invented one"
+    article = "an" if pattern.name[0] in "aeAEI" else "a"
+    return Finding(
+        pattern.code,
+        "warning",
+        row.place,
+        text.field,
+        f"this looks like {article} {pattern.name}",
+        why,
+        fix,
+        masked(shown),
+    )
+
+
+def blotted(finding: Finding) -> Finding:
+    """Masks what is private in the words that a finding of another kind quotes from a row."""
+    return replace(finding, what=_blotted(finding.what), why=_blotted(finding.why), snippet=_blotted(finding.snippet))
+
+
+def _blotted(text: str) -> str:
+    for pattern in PATTERNS:
+        if pattern.needs and not any(needed in text.lower() for needed in pattern.needs):
+            continue
+        for found in list(pattern.regex.finditer(text)):
+            near = pattern.context is None or pattern.context.search(text, 0, found.start())
+            if near and pattern.proof(found):
+                stretch = found["value"] if "value" in pattern.regex.groupindex else found.group()
+                text = text.replace(stretch, f"{stretch[:2]}…")
+    return text
+
+
+def masked(text: str) -> str:
+    """Shows the first two characters."""
+    return f"{text[:2]}… ({len(text)} characters)"

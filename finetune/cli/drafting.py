@@ -19,8 +19,8 @@ from finetune.cli.bar import LIVE_EVERY_SECONDS, LOG_EVERY_SECONDS
 from finetune.errors import DataError, OutsideError, RecipeError
 
 if TYPE_CHECKING:
-    from finetune.completions import Endpoint
     from finetune.draft import Forecast, Prices, Progress
+    from finetune.endpoints import Endpoint
 
 KEY_ENV = "OPENAI_API_KEY"
 
@@ -52,20 +52,20 @@ def draft(
 ) -> None:
     """Draft examples from documents, asked of a teacher and grounded in them. The last line on stdout is the file."""
     with stopping.heard() as stop:
-        from finetune import completions
         from finetune import draft as room
+        from finetune.completions import endpoint, meet
 
         settings = room.Settings(_model(model), room.Kind(kind.value), per_chunk, chunk_tokens, language.strip())
         wishes = room.Wishes(tuple(documents), settings, out, limit, parallel, _prices(price_in, price_out))
         room.check_out(out)
-        who = completions.endpoint(url, model, key_in(key_env), key_env)
+        who = endpoint(url, model, key_in(key_env), key_env)
         forecast = room.foresee(wishes)
         line = Line(quiet)
         _tell_before(line, forecast, who)
         if dry_run:
             print(json.dumps(foreseen(forecast)) if as_json else "\n".join(forecast_table(forecast)))
             return
-        who = completions.meet(who)
+        who = meet(who)
         stop.idle = ""  # from here on ending at once would lose replies that are paid for
         try:
             told = room.draft(wishes, forecast, who, lambda: bool(stop.signal), line.show)

@@ -16,7 +16,7 @@ from finetune.cli.training import CACHE
 from finetune.errors import ProofFailed, RecipeError
 
 if TYPE_CHECKING:
-    from finetune.completions import Endpoint
+    from finetune.endpoints import Endpoint
 
 
 def evaluate(
@@ -49,6 +49,9 @@ def evaluate(
         names = tuple(name.strip() for name in tasks.split(",") if name.strip())
         wish = Wish(base, tuple(gguf), names, limit, max_new_tokens, tuple(overrides), cache, who)
         bar = Bar(quiet)
+        if who is not None:
+            heard = ", and others on the way hear the key" if who.is_overheard else ""
+            bar.say(f"{who.url} reads each held-out question with its answers{heard}")
         try:
             told = evaluate_run(opened, wish, stop, bar.say, bar.count)
         except ProofFailed as failed:
@@ -72,7 +75,8 @@ def _judge(url: str | None, model: str, key_env: str) -> Endpoint | None:
         where = "--judge-model" if model else "--judge"
         fix = "--judge http://localhost:11434 --judge-model NAME"
         raise RecipeError("a judge is a server and a model", where=where, why="the other is missing", fix=fix)
-    from finetune.completions import endpoint, meet
+    from finetune.completions import meet
+    from finetune.endpoints import endpoint
 
     return meet(endpoint(url, model, key_in(key_env), key_env, "--judge"))
 

@@ -12,11 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from finetune.completions import Busy, Endpoint, Refused, Reply, ask
+from finetune.completions import Busy, Refused, Reply, ask
 from finetune.draft.chunks import Chunk, tokens
 from finetune.draft.journal import Journal, note_reply
 from finetune.draft.prompt import asked_tokens, messages
 from finetune.draft.settings import Settings
+from finetune.endpoints import Endpoint
 from finetune.errors import OutsideError
 
 TRIES = 8

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import atomic
-from finetune.completions import Endpoint, Reply
+from finetune.completions import Reply
 from finetune.draft import journal as journals
 from finetune.draft.asking import ask_all
 from finetune.draft.chunks import Chunk, chunks_of
@@ -22,6 +22,7 @@ from finetune.draft.journal import Journal
 from finetune.draft.prompt import TOKENS_A_PAIR, asked_tokens, identity
 from finetune.draft.settings import Prices, Wishes
 from finetune.draft.sifting import Sifted, reasons, sift
+from finetune.endpoints import Endpoint
 from finetune.errors import DataError, RecipeError
 
 

@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from finetune.completions import Busy, Endpoint, Refused, ask
+from finetune.completions import Busy, Refused, ask
+from finetune.endpoints import Endpoint
 from finetune.errors import OutsideError
 from finetune.evaluate.items import Question
 from finetune.evaluate.tasks import Job

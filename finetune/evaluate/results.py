@@ -125,8 +125,15 @@ def _figure(interval: Interval) -> dict[str, float]:
     return asdict(interval)
 
 
-def notes(results: Results, most: int) -> Iterator[str]:
-    """Yields what one should know of the answers: those that were cut, and those in which a thought never ended."""
+def notes(results: Results, tasks: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
+    """Yields what one should know of the answers.
+
+    That is: which were cut, in which a thought never ended, and where always saying one thing would do as well.
+    """
+    for task in tasks:
+        for side, score in task["scores"].items():
+            if "majority" in task and side != "base" and score["low"] <= task["majority"]["share"]:
+                yield f"{task['name']}: {side} is not shown to beat always saying {task['majority']['label']!r}"
     asked = {each.ids for job in results.jobs for each in job.questions}
     for side, said in results.sides.items():
         cut = sum(not said.answers[ids].ended for ids in asked)

@@ -15,7 +15,6 @@ from finetune.evaluate.items import Question, Rows, item_of_example, sha256_of
 from finetune.evaluate.schema import validator
 from finetune.evaluate.scores import Scored
 from finetune.recipe import Recipe, Rule, Task, of_set, read_rule
-from finetune.recipe.evaluation import LM_EVAL
 from finetune.recipe.gate import SCORES
 
 SHORT_CHARACTERS = 80
@@ -54,7 +53,7 @@ class Job:
         return sha256_of(self.items)
 
 
-def wished(recipe: Recipe, names: Sequence[str]) -> tuple[Task | str, ...] | None:
+def wished(recipe: Recipe, names: Sequence[str]) -> tuple[Task, ...] | None:
     """Lists the tasks that are wished for, in the recipe or by their names; None leaves it to the rows.
 
     Args:
@@ -67,11 +66,11 @@ def wished(recipe: Recipe, names: Sequence[str]) -> tuple[Task | str, ...] | Non
     told = [_task(each) for each in recipe.evaluate.tasks] if recipe.evaluate.tasks else None
     if not names:
         return tuple(told) if told else None
-    known = {each if isinstance(each, str) else name_of(each): each for each in told or ()}
-    found: list[Task | str] = []
+    known = {name_of(each): each for each in told or ()}
+    found: list[Task] = []
     for name in names:
         named = [each for key, each in known.items() if key == name]
-        scored = [each for each in known.values() if isinstance(each, Task) and each.score == name]
+        scored = [each for each in known.values() if each.score == name]
         if not (named or scored):
             named = [_word(name, known)]
         found += [each for each in (named or scored) if each not in found]
@@ -83,7 +82,7 @@ def name_of(task: Task) -> str:
     return task.name or f"{task.file.stem if task.file else 'held_out'} {task.score}"
 
 
-def make_jobs(tasks: Sequence[Task | str] | None, held_out: Rows, rows_of: Callable[[Task], Rows]) -> list[Job]:
+def make_jobs(tasks: Sequence[Task] | None, held_out: Rows, rows_of: Callable[[Task], Rows]) -> list[Job]:
     """Gives tasks their items.
 
     Args:
@@ -99,8 +98,6 @@ def make_jobs(tasks: Sequence[Task | str] | None, held_out: Rows, rows_of: Calla
         tasks = _default(held_out)
     jobs: list[Job] = []
     for task in tasks:
-        if isinstance(task, str):
-            continue
         job = _job(task, rows_of(task) if task.file else held_out)
         if any(each.name == job.name for each in jobs):
             why, fix = "each is told, and named in rules, by its name", f"name: {job.name.replace(' ', '-')}-2"
@@ -162,31 +159,29 @@ def _set_word(job: Job) -> str:
     return "held_out" if job.set == "domain" else job.set
 
 
-def _task(told: Task | str) -> Task | str:
+def _task(told: Task | str) -> Task:
     """Writes a word out as the task that it stands for."""
-    return told if isinstance(told, Task) or told.startswith(LM_EVAL) else Task(score=told)  # type: ignore[arg-type]
+    return told if isinstance(told, Task) else Task(score=told)  # type: ignore[arg-type]
 
 
-def _word(name: str, known: Mapping[str, Task | str]) -> Task | str:
+def _word(name: str, known: Mapping[str, Task]) -> Task:
     """Reads a task from the command line that the recipe does not name.
 
     Raises:
         RecipeError: it is no score either.
     """
-    if name.startswith(LM_EVAL) and name != LM_EVAL:
-        return name
     without = [score for score in SCORES if score != "regex"]
     if name in without:
         return Task(score=name)
     choices = [*known, *without]
-    why = f"there are {', '.join(choices)}, and {LM_EVAL}NAME"
+    why = f"there are {', '.join(choices)}"
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.0)
     raise RecipeError(f"there is no task {name}", where=f"--tasks {name!a:.80}", why=why, fix=f"--tasks {close[0]}")
 
 
-def _default(held_out: Rows) -> list[Task | str]:
+def _default(held_out: Rows) -> list[Task]:
     """Chooses what is scored where nobody says: the loss always, and answers that can be compared."""
-    found: list[Task | str] = [Task(score="loss")]
+    found: list[Task] = [Task(score="loss")]
     if any(each.calls for each in held_out.questions):
         found.append(Task(score="tool_call"))
     texts = [each.expected for each in held_out.questions if not each.calls]

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__, engine
-from finetune.completions import Endpoint
 from finetune.data import Renderer, renderer_of
 from finetune.data.vocabulary import Vocabulary
+from finetune.endpoints import Endpoint
 from finetune.errors import ArtifactError, ProofFailed
 from finetune.evaluate import gate
 from finetune.evaluate.comparing import check_alike
@@ -82,26 +82,21 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
         asked = settings(renderer, thinking, wish.max_new_tokens)
         jobs, rules = _jobs(run, recipe, folder, renderer, thinking, wish, say)
         ggufs = find_ggufs(run, wish.ggufs, folder, asked)
-        told_sides: dict[str, dict[str, Any]] = {}
-        said: dict[str, Said] = {}
+        said, told_sides = {}, {}
         for side in sides_of(run, plan, wish.base, ggufs, asked, wish.cache):
             said[side.name], told_sides[side.name] = _measure(side, jobs, progress)
         check_alike(told_sides)
-        results = Results(tuple(jobs), said, thinking)
-        tasks = tasks_told(results)
-        if wish.judge is not None:
-            results, by_judge = _judged(wish.judge, results, progress)
-            tasks.append(by_judge)
+        results, tasks = _scored(Results(tuple(jobs), said, thinking), wish, progress)
         judged = [(rule, [job.name for job in of_rule(rule, jobs)]) for rule in rules]
         failed = gate.failures(judged, tasks)
-        told: dict[str, Any] = {
+        told = {
             "format": FORMAT,
             "run": run.name,
             "made": manifest.now(),
             "sides": told_sides,
             "tasks": tasks,
             "gate": {"rules": [rule.text for rule in rules], "failed": failed},
-            "notes": [*_notes(jobs, said), *notes(results, wish.max_new_tokens), *gate.blind(judged, tasks)],
+            "notes": [*_notes(jobs, said), *notes(results, tasks, wish.max_new_tokens), *gate.blind(judged, tasks)],
         }
         stop.idle = ""  # from here on a signal waits until both files and their entry are there
         _write(run, told, results, renderer.vocabulary)
@@ -153,14 +148,17 @@ def _jobs(
     return jobs, rules
 
 
-def _judged(who: Endpoint, results: Results, progress: Progress) -> tuple[Results, dict[str, Any]]:
-    """Lets the judge compare what base and tuned model said."""
+def _scored(results: Results, wish: Wish, progress: Progress) -> tuple[Results, list[dict[str, Any]]]:
+    """Scores what the sides did and, if there is a judge, lets it compare what base and tuned model said."""
+    tasks = tasks_told(results)
+    if wish.judge is None:
+        return results, tasks
     (job,) = [each for each in results.jobs if each.kind == "judge"]
     answers = [(results.text(asked, "base"), results.text(asked, "tuned")) for asked in job.questions]
     pairs = [(asked, *both) for asked, both in zip(job.questions, answers, strict=True)]
-    judged = judge_all(who, pairs, _teller("judge", len(pairs), progress))
+    judged = judge_all(wish.judge, pairs, _teller("judge", len(pairs), progress))
     preferred = {job.name: [each.tuned for each in judged]}
-    return replace(results, preferred=preferred), judge_told(job, who, judged, answers)
+    return replace(results, preferred=preferred), [*tasks, judge_told(job, wish.judge, judged, answers)]
 
 
 def _measure(side: Side, jobs: Sequence[Job], progress: Progress) -> tuple[Said, dict[str, Any]]:

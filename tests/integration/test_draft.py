@@ -20,9 +20,9 @@ sys.path += [str(Path(__file__).parents[1] / "unit")]
 from draft_files import PAGE, pdf_bytes
 from teacher_server import Server, listening, pairs
 
-from finetune.completions import endpoint
 from finetune.data import read_rows
 from finetune.draft import Settings, Wishes, asking, draft, foresee
+from finetune.endpoints import endpoint
 from finetune.errors import OutsideError
 
 ROOT = Path(__file__).parents[2]

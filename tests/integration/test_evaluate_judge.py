@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from teacher_server import Server, listening
 
-from finetune.completions import Endpoint, endpoint
+from finetune.endpoints import Endpoint, endpoint
 from finetune.errors import OutsideError, RecipeError
 from finetune.evaluate import judging
 from finetune.evaluate.items import Question, Rows

@@ -113,7 +113,7 @@ def table(told: dict[str, Any]) -> list[str]:
         if task["flips"]:
             lines.append(f"  {'':<36}gained {task['flips']['gained']}, lost {task['flips']['lost']}")
     lines += ["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else []
-    return [*lines, *(f"gate: {rule}" for rule in told["gate"]["rules"] if not told["gate"]["failed"])]
+    return [*lines, *(f"gate passed: {rule}" for rule in told["gate"]["rules"] if not told["gate"]["failed"])]
 
 
 def _interval(told: dict[str, float], task: dict[str, Any], sign: str = "") -> str:

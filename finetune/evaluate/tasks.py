@@ -206,6 +206,11 @@ def _job(task: Task, rows: Rows) -> Job:
         case "tool_call":
             asked = tuple(each for each in rows.questions if each.calls or each.tools)
             job = replace(job, questions=asked, score=lambda said, asked: by_calls(said, asked.calls)[0])
+            if silent := sum(not each.calls for each in asked):
+                note = (
+                    f"{job.name}: {silent} of {len(asked)} rows expect no call; whatever calls nothing is right there"
+                )
+                job = replace(job, notes=(*job.notes, note))
         case "json":
             job = _of_json(job, task, rows)
         case _:

@@ -18,7 +18,7 @@ from finetune.errors import ArtifactError, RecipeError
 from finetune.hardware import detect
 from finetune.hub import fetch
 from finetune.model import base_alone, compute_device, load_adapter, load_base
-from finetune.plan import read_plan
+from finetune.plan import Plan, read_plan
 from finetune.recipe import load
 from finetune.run import Run, anew, atomic, manifest, resume
 from finetune.shape import fingerprint
@@ -55,6 +55,30 @@ def open_tuned(run: Run, cache: Path | None = None) -> Tuned:
     Raises:
         ArtifactError: the run did not finish, or its plan, base or template is another one now.
     """
+    base, plan, renderer, thinking = _settings(run)
+    full = plan.method == "full"
+    model = load_base(_whole(run.weights) if full else base, plan, cache=cache)
+    if not full:
+        model = load_adapter(model, run.adapter)
+    return Tuned(model.eval(), renderer, thinking, not full)
+
+
+def open_base(run: Run, cache: Path | None = None) -> Tuned:
+    """Loads the base of a run alone, to be asked as the tuned model is.
+
+    Args:
+        run: the run.
+        cache: as `open_tuned` takes it.
+
+    Raises:
+        ArtifactError: as `open_tuned` does.
+    """
+    base, plan, renderer, thinking = _settings(run)
+    return Tuned(load_base(base, plan, cache=cache).eval(), renderer, thinking, False)
+
+
+def _settings(run: Run) -> tuple[Path, Plan, Renderer, bool]:
+    """Gives the base's folder, the plan for this machine, how the run renders, and whether it asks with thinking."""
     recipe, told = load(run.recipe), manifest.read_begun(run.manifest)
     base = fetch(recipe.base, recipe.base_path, recipe.revision)
     hardware = detect()
@@ -68,11 +92,7 @@ def open_tuned(run: Run, cache: Path | None = None) -> Tuned:
         learn_reasoning=recipe.data.thinking != "never",
     )
     _check_unchanged(run, told["contract"], base, renderer, plan.method)
-    full = plan.method == "full"
-    model = load_base(_whole(run.weights) if full else base, plan, cache=cache)
-    if not full:
-        model = load_adapter(model, run.adapter)
-    return Tuned(model.eval(), renderer, told["serving"]["thinking"], not full)
+    return base, plan, renderer, told["serving"]["thinking"]
 
 
 def _check_unchanged(run: Run, begun: Mapping[str, Any], base: Path, renderer: Renderer, method: str) -> None:

@@ -19,6 +19,7 @@ from finetune.cli import (
     data_look,
     doctoring,
     drafting,
+    evaluating,
     exporting,
     launching,
     looking,
@@ -53,6 +54,7 @@ app.command("show")(looking.show)
 app.command("chat")(chatting.chat)
 app.command("merge")(merging.merge)
 app.command("export")(exporting.export)
+app.command("evaluate")(evaluating.evaluate)
 app.command("ledger")(accounting.ledger)
 app.command("report")(reporting.report)
 app.command("card")(carding.card)

@@ -32,6 +32,18 @@ class Bar:
             left = f"  {(whole - done) / speed:,.0f} s left" if speed else ""
             self._write(line + left if self.live else f"{line}{left}\n")
 
+    def count(self, what: str, done: int, whole: int, tokens: int) -> None:
+        """Shows how many items are done, and how fast their tokens come."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began = what, now
+        last = done == whole
+        if not self.quiet and (last or now - self._printed > (LIVE_EVERY_SECONDS if self.live else LOG_EVERY_SECONDS)):
+            self._printed, seconds = now, max(now - self._began, 1e-9)
+            speed = f"  {tokens / seconds:,.0f} tokens/s" if seconds > 1 else ""
+            line = f"{what} {done} of {whole}{speed}"
+            self._write(f"{line}\n" if last or not self.live else line)
+
     def _write(self, text: str) -> None:
         sys.stderr.write(f"\r\x1b[2K{text}" if self.live else text)
         sys.stderr.flush()

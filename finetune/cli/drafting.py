@@ -19,7 +19,8 @@ from finetune.cli.bar import LIVE_EVERY_SECONDS, LOG_EVERY_SECONDS
 from finetune.errors import DataError, OutsideError, RecipeError
 
 if TYPE_CHECKING:
-    from finetune.draft import Forecast, Prices, Progress, Teacher
+    from finetune.draft import Forecast, Prices, Progress
+    from finetune.endpoints import Endpoint
 
 KEY_ENV = "OPENAI_API_KEY"
 
@@ -52,18 +53,19 @@ def draft(
     """Draft examples from documents, asked of a teacher and grounded in them. The last line on stdout is the file."""
     with stopping.heard() as stop:
         from finetune import draft as room
+        from finetune.completions import endpoint, meet
 
         settings = room.Settings(_model(model), room.Kind(kind.value), per_chunk, chunk_tokens, language.strip())
         wishes = room.Wishes(tuple(documents), settings, out, limit, parallel, _prices(price_in, price_out))
         room.check_out(out)
-        who = room.teacher(url, model, _key(key_env), key_env)
+        who = endpoint(url, model, key_in(key_env), key_env)
         forecast = room.foresee(wishes)
         line = Line(quiet)
         _tell_before(line, forecast, who)
         if dry_run:
             print(json.dumps(foreseen(forecast)) if as_json else "\n".join(forecast_table(forecast)))
             return
-        who = room.meet(who)
+        who = meet(who)
         stop.idle = ""  # from here on ending at once would lose replies that are paid for
         try:
             told = room.draft(wishes, forecast, who, lambda: bool(stop.signal), line.show)
@@ -162,7 +164,7 @@ def table(told: dict[str, Any]) -> list[str]:
     return [*lines, f"seconds  {told['seconds']:,.1f}", *([f"dropped  {told['rejected']}"] if dropped else [])]
 
 
-def _tell_before(line: Line, forecast: Forecast, who: Teacher) -> None:
+def _tell_before(line: Line, forecast: Forecast, who: Endpoint) -> None:
     """Tells what the user should know before anything is asked."""
     for remark in forecast.remarks:
         line.say(remark)
@@ -175,7 +177,7 @@ def _tell_before(line: Line, forecast: Forecast, who: Teacher) -> None:
         )
 
 
-def _key(name: str) -> str:
+def key_in(name: str) -> str:
     """Reads the key; nothing if the variable that is always looked at is not set, for local servers have no key.
 
     Raises:

@@ -14,7 +14,7 @@ from finetune.data.filling import hashed, reading_of, rows_in
 from finetune.data.messages import Row
 from finetune.data.problems import Problems
 from finetune.data.rendering import rounds
-from finetune.data.shapes import LeftOut
+from finetune.data.shapes import Columns, LeftOut
 from finetune.data.sources import Sourced, shown_name, to_hold_out, to_learn
 from finetune.data.split import Mark
 from finetune.errors import DataError, Problem
@@ -117,15 +117,19 @@ def read_held_out(recipe: Recipe) -> Iterator[Row]:
     return (row for row, times in found.rows() if times == HELD_OUT)
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path, columns: Columns | None = None) -> list[Row]:
     """Reads every row of a file.
+
+    Args:
+        file: of rows.
+        columns: which columns are what, as `data.columns` says it.
 
     Raises:
         DataError: the file cannot be read, or rows of it cannot be learnt from.
     """
     problems, rows = Problems(), list[Row]()
     shown = shown_name(file)
-    for found in rows_in(reading_of(file, shown, None, None)):
+    for found in rows_in(reading_of(file, shown, columns, None)):
         if isinstance(found, Row):
             rows.append(found)
         elif isinstance(found, Problem):

@@ -4,7 +4,6 @@ No torch. What is not here: judging whether an answer is true; a person does tha
 """
 
 from finetune.draft.settings import Kind, Prices, Settings, Wishes
-from finetune.draft.teacher import Teacher, meet, teacher
 from finetune.draft.verb import Forecast, Progress, check_out, draft, foresee, journal_of
 
 __all__ = [
@@ -13,12 +12,9 @@ __all__ = [
     "Prices",
     "Progress",
     "Settings",
-    "Teacher",
     "Wishes",
     "check_out",
     "draft",
     "foresee",
     "journal_of",
-    "meet",
-    "teacher",
 ]

@@ -12,11 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import Event
 
+from finetune.completions import Busy, Refused, Reply, ask
 from finetune.draft.chunks import Chunk, tokens
-from finetune.draft.journal import Journal, Reply, note_reply
+from finetune.draft.journal import Journal, note_reply
 from finetune.draft.prompt import asked_tokens, messages
 from finetune.draft.settings import Settings
-from finetune.draft.teacher import Busy, Refused, Teacher, ask
+from finetune.endpoints import Endpoint
 from finetune.errors import OutsideError
 
 TRIES = 8
@@ -53,7 +54,7 @@ class _Halted(Exception):
 
 
 def ask_all(
-    who: Teacher,
+    who: Endpoint,
     todo: Mapping[str, Chunk],
     settings: Settings,
     journal: Journal,
@@ -114,7 +115,7 @@ def _taken(future: Future[Reply]) -> Reply | Refused | OutsideError | None:
         return None
 
 
-def _answer(who: Teacher, chunk: Chunk, settings: Settings, manners: _Manners) -> Reply:
+def _answer(who: Endpoint, chunk: Chunk, settings: Settings, manners: _Manners) -> Reply:
     """Asks about a chunk until it is answered.
 
     Raises:
@@ -140,7 +141,7 @@ def _answer(who: Teacher, chunk: Chunk, settings: Settings, manners: _Manners) -
     raise AssertionError("the last try returns or raises")
 
 
-def _in_some_form(who: Teacher, asked: list[dict[str, str]], manners: _Manners) -> Reply:
+def _in_some_form(who: Endpoint, asked: list[dict[str, str]], manners: _Manners) -> Reply:
     """Asks for JSON by name, and without where the server does not take that; what it takes is remembered."""
     if manners.as_json:
         try:
@@ -152,7 +153,7 @@ def _in_some_form(who: Teacher, asked: list[dict[str, str]], manners: _Manners) 
     return reply
 
 
-def _pause(who: Teacher, busy: Busy, tried: int, manners: _Manners) -> None:
+def _pause(who: Endpoint, busy: Busy, tried: int, manners: _Manners) -> None:
     """Waits as long as the server says, and lets all others wait too; else twice as long each time, but not in step.
 
     Raises:
@@ -167,7 +168,7 @@ def _pause(who: Teacher, busy: Busy, tried: int, manners: _Manners) -> None:
     manners.not_before = max(manners.not_before, time.monotonic() + busy.wait_seconds)
 
 
-def _heed(trouble: Refused | OutsideError, name: str, who: Teacher, manners: _Manners, answered: bool) -> None:
+def _heed(trouble: Refused | OutsideError, name: str, who: Endpoint, manners: _Manners, answered: bool) -> None:
     """Notes what went wrong with a chunk.
 
     A server that answered others may dislike one chunk; one that answered none dislikes how we ask.

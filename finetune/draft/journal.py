@@ -17,23 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune import atomic
+from finetune.completions import Reply
 from finetune.errors import ArtifactError, RunLocked
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a teacher replied to the question about a chunk."""
-
-    said: str
-    model: str
-    """As the server calls it."""
-    finish: str
-    """Why it ended: stop, or length."""
-    read_tokens: float
-    written_tokens: float
-    counted: bool
-    """Whether the server counted the tokens; else they are estimates."""
-    seconds: float
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.completions import Reply
 from finetune.data.messages import row_from
 from finetune.draft.chunks import Chunk
 from finetune.draft.grounding import (
@@ -17,7 +18,6 @@ from finetune.draft.grounding import (
     shared_words,
     words_of,
 )
-from finetune.draft.journal import Reply
 from finetune.draft.phrases import pointing, refusal
 from finetune.draft.reply import Pair, Unparsable, pairs
 from finetune.draft.settings import Kind, Settings

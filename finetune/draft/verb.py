@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune import atomic
+from finetune.completions import Reply
 from finetune.draft import journal as journals
 from finetune.draft.asking import ask_all
 from finetune.draft.chunks import Chunk, chunks_of
 from finetune.draft.documents import read_documents
-from finetune.draft.journal import Journal, Reply
+from finetune.draft.journal import Journal
 from finetune.draft.prompt import TOKENS_A_PAIR, asked_tokens, identity
 from finetune.draft.settings import Prices, Wishes
 from finetune.draft.sifting import Sifted, reasons, sift
-from finetune.draft.teacher import Teacher
+from finetune.endpoints import Endpoint
 from finetune.errors import DataError, RecipeError
 
 
@@ -94,7 +95,7 @@ def foresee(wishes: Wishes) -> Forecast:
 def draft(
     wishes: Wishes,
     forecast: Forecast,
-    who: Teacher,
+    who: Endpoint,
     asked_to_stop: Callable[[], bool],
     progress: Callable[[Progress], None],
 ) -> dict[str, Any]:

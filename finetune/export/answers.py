@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from finetune.export import engine
+from finetune import engine
 from finetune.merge.changes import Changes
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import model_on_disk, states

@@ -22,17 +22,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune import engine
 from finetune.data.template import read_template
 from finetune.errors import ArtifactError, ProofFailed
-from finetune.export import answers, engine
+from finetune.export import answers
 from finetune.export.converter import Converter
 from finetune.export.readback import ARCHITECTURES
-from finetune.export.template import template_as_trained
 from finetune.merge.changes import PREFIX, Adapter, LowRank, OfExperts, experts_in
 from finetune.merge.order import Order
 from finetune.merge.prompts import read_prompts
 from finetune.model.adapter import CONFIG, WEIGHTS
 from finetune.run import Claim, Run, claim
+from finetune.serving import template_as_trained
 from finetune.shards import read_json, shards
 
 KIND = "F32"

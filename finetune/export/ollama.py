@@ -21,8 +21,8 @@ from finetune.export.made import sha256_made
 from finetune.export.modelfile import Served, served_as_trained
 from finetune.export.ollama_api import Progress, Say
 from finetune.export.readback import ARCHITECTURES
-from finetune.export.template import template_as_trained
 from finetune.run import Entry, Run, claim, locked, manifest
+from finetune.serving import template_as_trained
 from finetune.shards import read_json
 
 PARTS = {

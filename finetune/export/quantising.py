@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from finetune import engine
 from finetune.errors import OutsideError
-from finetune.export import engine
 from finetune.ggufs import CONVERTED, FTYPES
 
 Quantiser = Callable[[Path, Path, str], None]

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from finetune import __version__, host
+from finetune import __version__, engine, host
 from finetune.errors import ProofFailed
-from finetune.export import answers, engine, imatrix
+from finetune.export import answers, imatrix
 from finetune.export.converter import Converter, digest, find
 from finetune.export.imatrix import Importance
 from finetune.export.made import gguf_file, keep, make_room, making_room
@@ -25,7 +25,6 @@ from finetune.export.modelfile import modelfile, served_as_trained
 from finetune.export.quality import Quality, remembered, table, write
 from finetune.export.quantising import Quantiser, find_quantiser, missing
 from finetune.export.readback import check_fields, same_weights
-from finetune.export.template import template_as_trained
 from finetune.ggufs import CONVERTED
 from finetune.merge import merge
 from finetune.merge.logits import Distance
@@ -33,6 +32,7 @@ from finetune.merge.prompts import Prompts, read_prompts
 from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest, outputs
+from finetune.serving import template_as_trained
 from finetune.shards import shards
 
 Say = Callable[[str], None]

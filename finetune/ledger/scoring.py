@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch.nn import functional
 
+from finetune import engine
 from finetune.data import Example
-from finetune.export import engine
 from finetune.merge.changes import Changes
 from finetune.merge.ondisk import model_on_disk
 from finetune.merge.weights import Weights
@@ -60,10 +58,7 @@ def score_gguf(file: Path, examples: Sequence[Example]) -> Score:
         ProofFailed: it cannot run the file.
     """
     tokens = tuple(sum(example.learnt[1:]) for example in examples)
-    with TemporaryDirectory(prefix="finetune-") as folder:
-        asked = Path(folder) / "examples.json"
-        asked.write_text(json.dumps([[example.ids, example.learnt] for example in examples]))
-        return Score(tuple(engine.run("losses", file, str(asked))["losses"]), tokens)
+    return Score(tuple(engine.losses_of(file, [(example.ids, example.learnt) for example in examples])), tokens)
 
 
 def _batches(examples: Sequence[Example]) -> Iterator[list[int]]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from finetune import engine
 from finetune.data import Example
-from finetune.export import KINDS, engine
+from finetune.export import KINDS
 from finetune.hardware import detect
 from finetune.ledger.scoring import score_gguf, score_on_disk
 from finetune.merge.order import Order
@@ -22,8 +23,6 @@ from finetune.model import Score
 from finetune.model.roundtrip import quantised_weights
 from finetune.run import Run, manifest, outputs
 from finetune.shards import shards
-
-NO_ENGINE = "pip install llama-cpp-python   # scores GGUF files; compiles for some minutes"
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _ggufs(run: Run, told: dict[str, Any]) -> Iterator[Step]:
     for file, kind, digest in sorted(there, key=lambda each: -each[0].stat().st_size):
         size = file.stat().st_size
         if not engine.is_installed():
-            yield Step("gguf", kind, num_bytes=size, takes=NO_ENGINE)
+            yield Step("gguf", kind, num_bytes=size, takes=engine.NO_LOSS)
             continue
         out = [] if file.parent == run.path / "gguf" else ["--out", str(file.parent)]
         outputs.check(run, {run.named(file): digest}, outputs.command("export", run, "--gguf", kind, *out))

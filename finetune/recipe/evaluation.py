@@ -12,9 +12,6 @@ from pydantic_core import PydanticCustomError
 from finetune.recipe.gate import SCORES, Score, WrongRule, read_rule
 from finetune.recipe.section import Columns, File, Section
 
-LM_EVAL = "lm_eval:"
-"""How the name of a task of lm-evaluation-harness begins."""
-
 
 def _pattern(text: str) -> str:
     """Refuses what is no regular expression."""
@@ -27,9 +24,9 @@ def _pattern(text: str) -> str:
 
 def _word(word: str) -> str:
     """Refuses the name of a score that there is not."""
-    if word in SCORES or re.fullmatch(rf"{LM_EVAL}\S+", word):
+    if word in SCORES:
         return word
-    why = f"a task is one of {', '.join(SCORES)}, or {{score: ..., file: ...}}, or {LM_EVAL}NAME"
+    why = f"a task is one of {', '.join(SCORES)}, or {{score: ..., file: ...}}"
     raise PydanticCustomError("task", "{why}", {"why": why, "nearest": nearest_score(word)})
 
 

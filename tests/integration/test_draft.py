@@ -21,7 +21,8 @@ from draft_files import PAGE, pdf_bytes
 from teacher_server import Server, listening, pairs
 
 from finetune.data import read_rows
-from finetune.draft import Settings, Wishes, asking, draft, foresee, teacher
+from finetune.draft import Settings, Wishes, asking, draft, foresee
+from finetune.endpoints import endpoint
 from finetune.errors import OutsideError
 
 ROOT = Path(__file__).parents[2]
@@ -242,7 +243,7 @@ def test_a_server_that_stays_down_ends_it_and_what_was_answered_is_written(
     out = tmp_path / "drafted.jsonl"
     wishes = Wishes((guide,), Settings("teacher", chunk_tokens=90), out, parallel=1)
     with pytest.raises(OutsideError, match="the server does not answer"):
-        draft(wishes, foresee(wishes), teacher(url, "teacher"), lambda: False, lambda told: None)
+        draft(wishes, foresee(wishes), endpoint(url, "teacher"), lambda: False, lambda told: None)
     assert len(rows(tmp_path)) == 6
     assert server.asked.total() == 3 + tries
 
@@ -426,11 +427,11 @@ def test_a_wrong_word_is_told_with_its_fix(
 
 
 def test_a_key_that_would_travel_in_the_clear_is_warned_of() -> None:
-    assert teacher("http://10.0.0.5:8000", "m", "key").is_overheard
-    assert not teacher("http://10.0.0.5:8000", "m").is_overheard
-    assert not teacher("https://10.0.0.5:8000", "m", "key").is_overheard
-    assert not teacher("http://127.0.0.1:8000", "m", "key").is_overheard
-    assert "key" not in repr(teacher("https://host", "m", "key"))
+    assert endpoint("http://10.0.0.5:8000", "m", "key").is_overheard
+    assert not endpoint("http://10.0.0.5:8000", "m").is_overheard
+    assert not endpoint("https://10.0.0.5:8000", "m", "key").is_overheard
+    assert not endpoint("http://127.0.0.1:8000", "m", "key").is_overheard
+    assert "key" not in repr(endpoint("https://host", "m", "key"))
 
 
 def test_a_disliked_chunk_is_told_and_the_others_are_asked(

@@ -25,8 +25,8 @@ from finetune.export import export
 from finetune.export.converter import Converter, find
 from finetune.export.driver import splits_as_qwen35
 from finetune.export.readback import check_fields, same_weights
-from finetune.export.template import as_trained
 from finetune.run import Run, manifest
+from finetune.serving import as_trained
 
 KINDS = ("bf16", "q8_0")
 

@@ -23,8 +23,8 @@ from finetune.cli.bar import Bar
 from finetune.errors import ArtifactError, OutsideError, ProofFailed, RecipeError
 from finetune.export import gguf_file, lmstudio, ollama
 from finetune.export.modelfile import modelfile, served_as_trained
-from finetune.export.template import template_as_trained
 from finetune.run import Entry, Run, atomic, manifest
+from finetune.serving import template_as_trained
 
 KINDS = ("q4_k_m", "q8_0")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ollama_server import Ollama, listening
 
+from finetune.errors import ArtifactError
 from finetune.export.converter import find
 from finetune.run import Run, manifest
 
@@ -89,6 +90,48 @@ def test_a_gguf_answers_as_the_run_does_turn_by_turn(run: Run, engine: str, monk
         written.append("".join(shown))
     assert written[0] == written[1]
     assert written[0].startswith("blue\n")
+
+
+@pytest.mark.usefixtures("handed")
+def test_an_evaluation_asks_the_gguf_what_it_asks_the_run(run: Run, tmp_path: Path) -> None:
+    from finetune import engine
+    from finetune.evaluate.verb import Wish, evaluate
+    from finetune.stopping import Stop
+
+    if engine.answering() is None:
+        pytest.skip("neither xllamacpp nor llama-cpp-python is installed")
+    (gguf,) = (run.path / "gguf").glob("*.gguf")
+    rows = [json.dumps({"prompt": f"colour {i}?", "completion": "blue"}) for i in (7, 300, 41)]
+    (tmp_path / "asked.jsonl").write_text("\n".join(rows))
+    tasks = (f"evaluate.tasks=[{{score: exact, file: {tmp_path / 'asked.jsonl'}}}]",)
+
+    def evaluated(file: Path) -> None:
+        wish = Wish(False, (file,), max_new_tokens=12, overrides=tasks)
+        evaluate(run, wish, Stop(), lambda line: None, lambda *told: None)
+
+    evaluated(gguf)
+    told = json.loads(run.evaluation.read_text())
+    name = f"gguf/{gguf.name}"
+    assert list(told["sides"]) == ["tuned", name]
+    assert told["sides"][name]["engine"].startswith("llama.cpp, ")
+    for row in map(json.loads, run.evaluated_items.read_text().splitlines()):
+        expected = {"answer": "blue", "score": 1.0, "loss": None, "tokens": 4}
+        assert row["sides"] == {"tuned": expected, name: expected}
+    whole = gguf.read_bytes()
+    for old, new, what in [
+        (b"You have access to the", b"You lack access to the", "the chat template of the GGUF is not the run's"),
+        (b"<|endoftext|>", b"<|endoftixt|>", "the tokenizer of the GGUF is not the run's"),
+    ]:
+        assert len(old) == len(new)
+        (tmp_path / "other.gguf").write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(ArtifactError, match=what):
+            evaluated(tmp_path / "other.gguf")
+    gguf.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with pytest.raises(ArtifactError, match="the file is not the one that was proven"):
+            evaluated(gguf)
+    finally:
+        gguf.write_bytes(whole)
 
 
 @pytest.mark.usefixtures("handed")

@@ -14,9 +14,9 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from trial.made_run import made_run
 
+from finetune import engine
 from finetune.data import prepare
 from finetune.errors import ArtifactError, DataError
-from finetune.export import engine
 from finetune.ledger import intervals, ledger
 from finetune.ledger.advice import advice
 from finetune.ledger.verb import MOST_TOKENS

@@ -14,7 +14,7 @@ from finetune.export.ollama import by_hand, check_name, parameters, proposed
 from finetune.export.ollama_api import server
 from finetune.export.quality import Quality, remembered, table, write
 from finetune.export.quantising import find_quantiser, missing
-from finetune.export.template import as_trained
+from finetune.serving import as_trained
 
 CONVERSATIONS = [
     [{"role": "user", "content": "Which clause?"}],

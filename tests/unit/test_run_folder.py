@@ -95,6 +95,8 @@ def test_the_file_names_of_a_run_are_these() -> None:
         "router_base": "router_base.safetensors",
         "ledger": "ledger.json",
         "ledger_plot": "ledger.png",
+        "evaluation": "eval/evaluation.json",
+        "evaluated_items": "eval/items.jsonl",
         "lock": ".lock",
     }
 

@@ -1,4 +1,4 @@
-"""What is said to a teacher: any server that speaks OpenAI's chat completions, on this machine or far away.
+"""What is said to a server that speaks OpenAI's chat completions, on this machine or far away: a teacher or a judge.
 
 urllib is taken, and not http.client as for Ollama, because the road to a far server may lead over the proxy that the
 environment names. No redirect is followed, so the key never goes to a host that the user did not name.
@@ -8,7 +8,6 @@ Source: OpenAI's API reference (chat/completions, models), RFC 9110 (Retry-After
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import ssl
@@ -20,10 +19,12 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import IO, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-from finetune.draft.journal import Reply
-from finetune.errors import OutsideError, RecipeError
+from finetune.endpoints import Endpoint, endpoint
+from finetune.errors import OutsideError
+
+__all__ = ["Busy", "Endpoint", "Refused", "Reply", "Unreachable", "ask", "endpoint", "meet"]
 
 CONNECT_SECONDS = 10.0
 """For the first word of a server, which says who is there."""
@@ -39,32 +40,19 @@ TOLD = 300
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """Where it listens, what it is called and the key that opens it."""
+class Reply:
+    """What a model replied."""
 
-    url: str
-    """Before /chat/completions."""
+    said: str
     model: str
-    key: str = ""
-    key_name: str = "OPENAI_API_KEY"
-    """The variable that the key was read from."""
-
-    def __repr__(self) -> str:
-        return f"Teacher(url={self.url!r}, model={self.model!r})"  # nobody shall print the key
-
-    @property
-    def is_local(self) -> bool:
-        """Whether nothing that is said to it leaves this machine."""
-        host = urlsplit(self.url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost" or host.endswith(".localhost")
-
-    @property
-    def is_overheard(self) -> bool:
-        """Whether the key travels where others can read it."""
-        return bool(self.key) and not self.is_local and self.url.startswith("http:")
+    """As the server calls it."""
+    finish: str
+    """Why it ended: stop, or length."""
+    read_tokens: float
+    written_tokens: float
+    counted: bool
+    """Whether the server counted the tokens; else they are estimates."""
+    seconds: float
 
 
 class Busy(Exception):
@@ -92,38 +80,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def teacher(url: str, model: str, key: str = "", key_name: str = "OPENAI_API_KEY") -> Teacher:
-    """Reads --teacher; a server named without a path is meant to have its API under /v1.
-
-    Raises:
-        RecipeError: the words name no server, or the key cannot be sent.
-    """
-    shown = re.sub(r"[^/@\s]*@", "", url.strip())  # what stands before an @ may be a password
-    where = f"--teacher {shown!a:.80}"
-    try:
-        parts = urlsplit(url.strip())
-        port = f":{parts.port}" if parts.port is not None else ""
-    except ValueError as error:
-        raise RecipeError("--teacher is no URL", where=where, why=str(error)) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        fix = f"--teacher http://{shown.partition('://')[2] or shown or 'localhost:11434'}"
-        raise RecipeError("--teacher is the URL of a server", where=where, fix=fix)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    path = re.sub(r"/(chat/completions|completions|models)/?$", "", parts.path).rstrip("/") or "/v1"
-    plain = urlunsplit((parts.scheme, f"{host}{port}", path, "", ""))
-    if parts.username or parts.password or parts.query or parts.fragment or not re.fullmatch(r"[!-~]*", plain):
-        why = f"a URL has no key, no question mark and no space; the key is read from {key_name}"
-        raise RecipeError(
-            "--teacher holds more than a URL should", where="--teacher", why=why, fix=f"--teacher {plain!s}"
-        )
-    key = key.strip()
-    if not re.fullmatch(r"[!-~]*", key):
-        why = "a key is printable ASCII without spaces"
-        raise RecipeError(f"{key_name} holds no key", where=key_name, why=why, fix=f"export {key_name}=...")
-    return Teacher(plain, model, key, key_name)
-
-
-def meet(who: Teacher) -> Teacher:
+def meet(who: Endpoint) -> Endpoint:
     """Sees that somebody is there, and finds the API under /v1 where the URL does not say so.
 
     Raises:
@@ -136,7 +93,7 @@ def meet(who: Teacher) -> Teacher:
         except Refused:
             continue  # not every server lists its models
         except Unreachable as gone:
-            fix = "start the server, or mend --teacher"
+            fix = f"start the server, or mend {who.option}"
             raise OutsideError("nobody answers there", where=who.url, why=gone.why, fix=fix) from gone
         except Busy:
             pass  # somebody is there
@@ -144,7 +101,7 @@ def meet(who: Teacher) -> Teacher:
     return who
 
 
-def ask(who: Teacher, messages: list[dict[str, str]], as_json: bool) -> Reply:
+def ask(who: Endpoint, messages: list[dict[str, str]], as_json: bool, temperature: float | None = None) -> Reply:
     """Asks once. Tokens that the server did not count are left at 0.
 
     Raises:
@@ -153,6 +110,8 @@ def ask(who: Teacher, messages: list[dict[str, str]], as_json: bool) -> Reply:
         Refused: it does not take this request.
     """
     request: dict[str, Any] = {"model": who.model, "messages": messages}
+    if temperature is not None:
+        request["temperature"] = temperature
     if as_json:
         request["response_format"] = {"type": "json_object"}
     began = time.monotonic()
@@ -186,7 +145,7 @@ def _usage(told: Any) -> tuple[float, float] | tuple[None, None]:
     return None, None
 
 
-def _asked(who: Teacher, call: str, request: dict[str, Any] | None, silence_seconds: float) -> dict[str, Any]:
+def _asked(who: Endpoint, call: str, request: dict[str, Any] | None, silence_seconds: float) -> dict[str, Any]:
     """Sends one request and reads the JSON object that answers it."""
     headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "finetune"}
     body = None if request is None else json.dumps(request).encode()
@@ -230,12 +189,12 @@ def _heard(answer: IO[bytes]) -> str:
     return str(error.get("message", error)) if isinstance(error, dict) else str(error)
 
 
-def _judged(who: Teacher, call: str, status: int, said: str, headers: Message) -> Exception:
+def _judged(who: Endpoint, call: str, status: int, said: str, headers: Message) -> Exception:
     """Tells what a status means for what comes next."""
     why, where = f"{status}: {_short(who, said)}".rstrip(": "), f"{who.url}{call}"
     if status in (301, 302, 303, 307, 308):
         target = str(headers.get("Location", "")).removesuffix(call)
-        fix = f"--teacher {_short(who, target)}" if target.startswith("http") else ""
+        fix = f"{who.option} {_short(who, target)}" if target.startswith("http") else ""
         return OutsideError(
             "the server sends us elsewhere", where=where, why=f"{status}, and we do not follow", fix=fix
         )
@@ -254,7 +213,7 @@ def _judged(who: Teacher, call: str, status: int, said: str, headers: Message) -
     return Refused(why)
 
 
-def _no_model(who: Teacher, why: str, where: str) -> OutsideError:
+def _no_model(who: Endpoint, why: str, where: str) -> OutsideError:
     """The error, with the models that the server lists."""
     try:
         listed = _asked(who, "/models", None, CONNECT_SECONDS).get("data")
@@ -262,7 +221,7 @@ def _no_model(who: Teacher, why: str, where: str) -> OutsideError:
         listed = None
     names = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)] if listed else []
     if not names:
-        what, fix = "the server knows no such model or no such path", "mend --teacher or --model"
+        what, fix = "the server knows no such model or no such path", f"mend {who.option} or the name of its model"
         return OutsideError(what, where=f"{where}  --model {who.model}", why=why, fix=fix)
     import difflib
 
@@ -282,7 +241,7 @@ def _wait_seconds(told: str) -> float | None:
         return None
 
 
-def _short(who: Teacher, said: Any) -> str:
+def _short(who: Endpoint, said: Any) -> str:
     """Shortens what a server says, in one line, and takes the key out should it repeat it."""
     text = " ".join(str(said).split())
     text = text.replace(who.key, "<key>") if who.key else text

@@ -1,0 +1,193 @@
+"""What the sides said and lost, item by item, and what follows from it: scores, paired differences, flips."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from finetune.data.vocabulary import Vocabulary
+from finetune.evaluate.answering import Answer
+from finetune.evaluate.calls import by_calls
+from finetune.evaluate.items import Question
+from finetune.evaluate.scores import NO_ANSWER, Scored, spoken
+from finetune.evaluate.tasks import Job
+from finetune.model import Score
+from finetune.statistics import Better, Interval, holm, paired_binary, paired_mean, sure_ratio, verdict, wilson
+
+
+@dataclass
+class Said:
+    """What one side did."""
+
+    losses: dict[str, Score] = field(default_factory=dict)
+    """Task -> of its examples."""
+    answers: dict[tuple[int, ...], Answer] = field(default_factory=dict)
+    """Prompt -> its answer."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of all sides."""
+
+    jobs: tuple[Job, ...]
+    sides: Mapping[str, Said]
+    """In the order base, tuned, GGUF files; who is not compared is not among them."""
+    thinking: bool
+    preferred: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Task of a judge -> of each item, how far the tuned model's answer is preferred to the base's."""
+
+    def text(self, asked: Question, side: str) -> str:
+        """Gives what a side said, without its reasoning; nothing if that never ended."""
+        return spoken(self.sides[side].answers[asked.ids].text, self.thinking) or ""
+
+    def scored(self, job: Job, side: str) -> list[Scored]:
+        """Scores each answer of a side."""
+        return [self.scored_item(job, number, side) for number in range(len(job.questions))]
+
+    def scored_item(self, job: Job, number: int, side: str) -> Scored:
+        """Scores one of them."""
+        asked = job.questions[number]
+        said = spoken(self.sides[side].answers[asked.ids].text, self.thinking)
+        assert job.score is not None
+        return NO_ANSWER if said is None else job.score(said, asked)
+
+
+def tasks_told(results: Results) -> list[dict[str, Any]]:
+    """Gives the tasks as they stand in evaluation.json."""
+    measured = [job for job in results.jobs if job.kind != "judge"]
+    return _with_verdicts([_loss(job, results) if job.kind == "loss" else _answers(job, results) for job in measured])
+
+
+def _head(job: Job, unit: str, better: Better) -> dict[str, Any]:
+    head = {"name": job.name, "kind": job.kind, "set": job.set, "unit": unit, "better": better}
+    return {**head, "items": len(job.items), "data_sha256": job.data_sha256, **(job.told or {})}
+
+
+def _loss(job: Job, results: Results) -> dict[str, Any]:
+    """Tells the loss of each side, and the differences, drawn by examples and weighed by tokens."""
+    scores = {side: said.losses[job.name] for side, said in results.sides.items() if job.name in said.losses}
+    told = {side: _figure(sure_ratio(score.losses, score.tokens)) for side, score in scores.items()}
+    pairs = []
+    for one, other in itertools.combinations(scores, 2):
+        compared = paired_mean(scores[one].losses, scores[other].losses, scores[one].tokens)
+        pairs.append({"one": one, "other": other, "compared": compared})
+    tokens = sum(next(iter(scores.values())).tokens) if scores else 0
+    head = _head(job, "nats a token", "lower")
+    return {**head, "tokens": tokens, "scores": told, "pairs": pairs, "flips": None}
+
+
+def _answers(job: Job, results: Results) -> dict[str, Any]:
+    """Tells the share of right answers of each side, and the differences."""
+    right = {side: [each.right for each in results.scored(job, side)] for side in results.sides}
+    told = {side: _figure(wilson(sum(each), len(each))) for side, each in right.items()}
+    pairs = [
+        {"one": one, "other": other, "compared": paired_binary(right[one], right[other])}
+        for one, other in itertools.combinations(right, 2)
+    ]
+    flips = None
+    if "base" in right:
+        both = list(zip(right["base"], right["tuned"], strict=True))
+        flips = {"gained": both.count((False, True)), "lost": both.count((True, False))}
+    task = {**_head(job, "share right", "higher"), "scores": told, "pairs": pairs, "flips": flips}
+    if job.kind == "tool_call":
+        task["calls"] = {side: _calls(job, results, side) for side in results.sides}
+    return task
+
+
+def _calls(job: Job, results: Results, side: str) -> dict[str, int]:
+    """Counts the calls that are expected, and those of them that were made."""
+    made = [by_calls(results.text(asked, side), asked.calls)[1] for asked in job.questions]
+    return {"expected": sum(len(asked.calls) for asked in job.questions), "made": sum(made)}
+
+
+def _with_verdicts(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Says of each pair what follows; of several tests of the same two sides p is Holm's."""
+    of_sides: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for task in tasks:
+        for pair in task["pairs"]:
+            if pair["compared"].p is not None:
+                of_sides.setdefault((pair["one"], pair["other"]), []).append(pair)
+    for tested in of_sides.values():
+        for pair, p in zip(tested, holm([each["compared"].p for each in tested]), strict=True):
+            pair["p_holm"] = p
+    for task in tasks:
+        for pair in task["pairs"]:
+            compared = pair.pop("compared")
+            pair["difference"] = _figure(compared.difference)
+            pair["p"], pair["sees"] = compared.p, compared.sees
+            pair["verdict"] = verdict(compared, task["better"], pair.get("p_holm"))
+    return tasks
+
+
+def _figure(interval: Interval) -> dict[str, float]:
+    return asdict(interval)
+
+
+def notes(results: Results, tasks: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
+    """Yields what one should know of the answers.
+
+    That is: which were cut, in which a thought never ended, and where always saying one thing would do as well.
+    """
+    for task in tasks:
+        for side, score in task["scores"].items():
+            if "majority" in task and side != "base" and score["low"] <= task["majority"]["share"]:
+                yield f"{task['name']}: {side} is not shown to beat always saying {task['majority']['label']!r}"
+    asked = {each.ids for job in results.jobs for each in job.questions}
+    for side, said in results.sides.items():
+        cut = sum(not said.answers[ids].ended for ids in asked)
+        silent = sum(spoken(said.answers[ids].text, results.thinking) is None for ids in asked)
+        if cut:
+            yield f"{side}: {cut} of {len(asked)} answers were cut at {most} tokens; --max-new-tokens gives them more"
+        if silent:
+            yield f"{side}: {silent} of {len(asked)} answers never end their thought and count as no answer"
+
+
+def rows(results: Results, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
+    """Yields a line of items.jsonl for each item of each task."""
+    for job in results.jobs:
+        for number, item in enumerate(job.items):
+            shown: dict[str, Any]
+            if job.kind == "loss":
+                example = job.examples[number]
+                first = example.learnt.index(True)
+                shown = {
+                    "place": example.place,
+                    "prompt": vocabulary.decode(example.ids[:first]),
+                    "expected": vocabulary.decode(
+                        [i for i, learnt in zip(example.ids, example.learnt, strict=True) if learnt]
+                    ),
+                }
+            else:
+                asked = job.questions[number]
+                shown = {"place": asked.place, "prompt": asked.prompt, "expected": asked.expected}
+                if asked.calls:
+                    shown["expected_calls"] = [call["function"] for call in asked.calls]
+            sides = {side: told for side in results.sides if (told := _of_item(job, number, side, results))}
+            yield {"task": job.name, "item": item, **shown, "sides": sides}
+
+
+def _of_item(job: Job, number: int, side: str, results: Results) -> dict[str, Any] | None:
+    said = results.sides[side]
+    if job.kind == "loss":
+        if job.name not in said.losses:
+            return None
+        found = said.losses[job.name]
+        loss, tokens = found.losses[number], found.tokens[number]
+        return {"answer": None, "score": None, "loss": loss / tokens, "tokens": tokens}
+    answer = said.answers[job.questions[number].ids]
+    if job.kind == "judge":
+        if side not in ("base", "tuned"):
+            return None
+        tuned = results.preferred[job.name][number]
+        score = tuned if side == "tuned" else 1 - tuned
+        return {"answer": answer.text, "score": score, "loss": None, "tokens": answer.tokens}
+    scored = results.scored_item(job, number, side)
+    told = {"answer": answer.text, "score": float(scored.right), "loss": None, "tokens": answer.tokens}
+    return {**told, **({"why": scored.why} if scored.why else {}), **({} if answer.ended else {"cut": True})}
+
+
+def prompts_of(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
+    """Lists the prompts of all tasks, each once."""
+    return list(dict.fromkeys(each.ids for job in jobs for each in job.questions))

@@ -1,0 +1,228 @@
+"""`finetune evaluate`: asks base, tuned model and GGUF files the same, scores the answers, and holds a gate.
+
+Everything is measured before anything is written. A gate that fails is an error all the same: once all is written.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune import __version__, engine
+from finetune.data import Renderer, renderer_of
+from finetune.data.vocabulary import Vocabulary
+from finetune.endpoints import Endpoint
+from finetune.errors import ArtifactError, ProofFailed
+from finetune.evaluate import gate
+from finetune.evaluate.comparing import check_alike
+from finetune.evaluate.items import Rows, held_out_rows, rows_of_file
+from finetune.evaluate.judging import judge_all, judge_told
+from finetune.evaluate.results import Results, Said, notes, prompts_of, rows, tasks_told
+from finetune.evaluate.sides import Side, find_ggufs, settings, sides_of
+from finetune.evaluate.tasks import Job, check_rules, job_of_judge, make_jobs, of_rule, wished
+from finetune.hub import fetch
+from finetune.merge.order import Order, take
+from finetune.plan import read_plan
+from finetune.recipe import Recipe, Rule, Task, load
+from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest, outputs, resume
+from finetune.stopping import Stop
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int, int], None]
+"""Is told what is done, how many of how many items, and their tokens so far."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for on the command line."""
+
+    base: bool = True
+    ggufs: tuple[Path, ...] = ()
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+    max_new_tokens: int = 256
+    overrides: tuple[str, ...] = ()
+    """Of the recipe's section `evaluate`."""
+    cache: Path | None = None
+    judge: Endpoint | None = None
+
+
+def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> dict[str, Any]:
+    """Compares what a run has trained with its base; writes eval/evaluation.json, which it gives, and eval/items.jsonl.
+
+    Args:
+        run: that finished.
+        wish: what is compared, by what.
+        stop: whether somebody asked to stop; before anything is written nothing is lost by it.
+        say: takes a line for the user.
+        progress: is told how far it is.
+
+    Raises:
+        ArtifactError: run, base or a GGUF is not what it was, or is asked otherwise.
+        DataError: there is nothing to ask, or the rows are not those of the training.
+        OutsideError: nothing here can run a GGUF file.
+        ProofFailed: a rule of the gate failed, when all was written; or llama.cpp cannot run a file.
+        RecipeError: there is no such task, or a rule speaks of none.
+        RunLocked: another process works in the run.
+    """
+    began, recipe = time.monotonic(), load(run.recipe, wish.overrides)
+    with locked(run):
+        folder, inputs = _checked(run)
+        begun, plan = manifest.read_begun(run.manifest), read_plan(run.plan)
+        serving, thinking = begun["serving"], begun["serving"]["thinking"]
+        as_served = {key: serving[key] for key in ("system", "preserve_thinking")}
+        renderer = replace(renderer_of(recipe, folder), **as_served)
+        asked = settings(renderer, thinking, wish.max_new_tokens)
+        jobs, rules = _jobs(run, recipe, folder, renderer, thinking, wish, say)
+        ggufs = find_ggufs(run, wish.ggufs, folder, asked)
+        said, told_sides = {}, {}
+        for side in sides_of(run, plan, wish.base, ggufs, asked, wish.cache):
+            said[side.name], told_sides[side.name] = _measure(side, jobs, progress)
+        check_alike(told_sides)
+        results, tasks = _scored(Results(tuple(jobs), said, thinking), wish, progress)
+        judged = [(rule, [job.name for job in of_rule(rule, jobs)]) for rule in rules]
+        failed = gate.failures(judged, tasks)
+        told = {
+            "format": FORMAT,
+            "run": run.name,
+            "made": manifest.now(),
+            "sides": told_sides,
+            "tasks": tasks,
+            "gate": {"rules": [rule.text for rule in rules], "failed": failed},
+            "notes": [*_notes(jobs, said), *notes(results, tasks, wish.max_new_tokens), *gate.blind(judged, tasks)],
+        }
+        stop.idle = ""  # from here on a signal waits until both files and their entry are there
+        _write(run, told, results, renderer.vocabulary)
+        manifest.add(run.manifest, _entry(run, told, inputs, began))
+    if failed:
+        raise ProofFailed("the gate failed", where=str(run.evaluation), why="; ".join(failed))
+    return told
+
+
+def _checked(run: Run) -> tuple[Path, dict[str, Any]]:
+    """Compares what was trained, and its base, with their hashes; gives the base's folder, and what goes in.
+
+    Raises:
+        ArtifactError: one is another now, or the run did not finish.
+    """
+    if read_plan(run.plan).method != "full":
+        order: Order = take(run, "bf16")
+        return order.base.folder, {key: value for key, value in order.inputs.items() if key != "onto"}
+    recipe, told = load(run.recipe), manifest.read_begun(run.manifest)
+    trained = outputs.last(told, "train")
+    if trained is None:
+        raise ArtifactError(
+            "the run did not finish", where=str(run.path), why="nothing is proven of it", fix=resume(run.path)
+        )
+    outputs.check(run, trained["outputs"], anew(run))
+    return fetch(recipe.base, recipe.base_path, recipe.revision), {"base": told["contract"]["base"]}
+
+
+def _jobs(
+    run: Run, recipe: Recipe, folder: Path, renderer: Renderer, thinking: bool, wish: Wish, say: Say
+) -> tuple[list[Job], list[Rule]]:
+    """Finds what is measured, and the rules of the gate."""
+    tasks = wished(recipe, wish.tasks)
+    held_out = held_out_rows(run, recipe, folder, renderer, thinking, wish.limit)
+    files: dict[tuple[Any, ...], Rows] = {}
+
+    def rows_of(task: Task) -> Rows:
+        key = (task.file, *(task.columns or {}).items())
+        if key not in files:
+            files[key] = rows_of_file(task, recipe, renderer, thinking, wish.limit)
+        return files[key]
+
+    jobs = make_jobs(tasks, held_out, rows_of)
+    rules = check_rules(recipe, jobs, wish.base)  # of which none can speak of the judge
+    if wish.judge is not None:
+        jobs.append(job_of_judge(held_out, wish.base))
+    for job in jobs:
+        say(f"{job.name}: {len(job.items)} items")
+    return jobs, rules
+
+
+def _scored(results: Results, wish: Wish, progress: Progress) -> tuple[Results, list[dict[str, Any]]]:
+    """Scores what the sides did and, if there is a judge, lets it compare what base and tuned model said."""
+    tasks = tasks_told(results)
+    if wish.judge is None:
+        return results, tasks
+    (job,) = [each for each in results.jobs if each.kind == "judge"]
+    answers = [(results.text(asked, "base"), results.text(asked, "tuned")) for asked in job.questions]
+    pairs = [(asked, *both) for asked, both in zip(job.questions, answers, strict=True)]
+    judged = judge_all(wish.judge, pairs, _teller("judge", len(pairs), progress))
+    preferred = {job.name: [each.tuned for each in judged]}
+    return replace(results, preferred=preferred), [*tasks, judge_told(job, wish.judge, judged, answers)]
+
+
+def _measure(side: Side, jobs: Sequence[Job], progress: Progress) -> tuple[Said, dict[str, Any]]:
+    """Lets a side do everything; gives what it did, and what is told of it."""
+    said, told = Said(), dict(side.told)
+    for job in jobs:
+        if job.kind == "loss" and side.losses is not None:
+            said.losses[job.name] = side.losses(
+                job.examples, _teller(f"{side.name}: loss", len(job.examples), progress)
+            )
+    if prompts := prompts_of(jobs):
+        began = time.monotonic()
+        answers = side.answers(prompts, _teller(f"{side.name}: answers", len(prompts), progress))
+        seconds, tokens = time.monotonic() - began, sum(answer.tokens for answer in answers)
+        said.answers = dict(zip(prompts, answers, strict=True))
+        told["speed"] = {"answers": len(answers), "tokens": tokens, "seconds": round(seconds, 2)}
+    return said, told
+
+
+def _teller(what: str, whole: int, progress: Progress) -> Callable[[int], None]:
+    done, tokens = 0, 0
+
+    def tell(more: int) -> None:
+        nonlocal done, tokens
+        done, tokens = done + 1, tokens + more
+        progress(what, done, whole, tokens)
+
+    return tell
+
+
+def _notes(jobs: Sequence[Job], said: dict[str, Said]) -> Iterator[str]:
+    """Yields what one should know of the items and the sides."""
+    yield from dict.fromkeys(note for job in jobs for note in job.notes)
+    for side, each in said.items():
+        if any(job.kind == "loss" and job.name not in each.losses for job in jobs):
+            yield f"{side}: no loss was measured; {engine.NO_LOSS}"
+
+
+def _write(run: Run, told: dict[str, Any], results: Results, vocabulary: Vocabulary) -> None:
+    """Writes both files, each whole or not at all."""
+    items = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows(results, vocabulary))
+    with atomic.refusal_told(run.evaluation, "move what lies in its place, or mend the folder's permissions"):
+        run.evaluation.parent.mkdir(exist_ok=True)
+        atomic.write_text(run.evaluated_items, items)
+        atomic.write_json(run.evaluation, told)
+
+
+def _entry(run: Run, told: dict[str, Any], inputs: dict[str, Any], began: float) -> Entry:
+    claims: list[Claim] = []
+    for task in told["tasks"]:
+        for side, score in task["scores"].items():
+            claims.append(claim(f"{task['name']} of {side}, {task['unit']}", round(score["value"], 4)))
+        for pair in task["pairs"]:
+            claims.append(claim(f"{task['name']}: {pair['other']} against {pair['one']}", pair["verdict"]))
+    if told["gate"]["rules"]:
+        failed, of = len(told["gate"]["failed"]), len(told["gate"]["rules"])
+        claims.append(claim(f"rules of the gate that failed, of {of}", failed, 0, holds=not failed))
+    data = {task["name"]: task["data_sha256"] for task in told["tasks"]}
+    return Entry(
+        stage="evaluate",
+        inputs={**inputs, "items": data},
+        outputs={run.named(file): atomic.sha256(file) for file in (run.evaluation, run.evaluated_items)},
+        claims=claims,
+        versions={"finetune": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+        seconds=round(time.monotonic() - began, 1),
+        finished=manifest.now(),
+    )

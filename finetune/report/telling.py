@@ -42,7 +42,11 @@ def headline(evidence: Evidence) -> Headline:
         kind = "mixed" if "worse" in verdicts else "better"
     elif "worse" in verdicts:
         kind = "worse"
-    return Headline(kind, _tasks(compared), " ".join(filter(None, [_reach(evaluation), *_forms(evaluation)])))
+    return Headline(
+        kind,
+        _tasks(compared),
+        " ".join(filter(None, [*_no_skill(evaluation), _reach(evaluation), *_forms(evaluation)])),
+    )
 
 
 def _tasks(compared: list[tuple[Task, Pair]]) -> str:
@@ -63,6 +67,11 @@ def _tasks(compared: list[tuple[Task, Pair]]) -> str:
             told.append(f"{also}worse on {len(worse)} of {tasks} ({', '.join(worse)})")
     sentence = "; ".join(told) + "."
     return sentence[0].upper() + sentence[1:]
+
+
+def _no_skill(evaluation: Evaluation) -> list[str]:
+    """Repeats what takes the shine off a better score: that one answer to everything would do as well."""
+    return [f"{note}." for note in evaluation.notes if f"{TUNED} is not shown to beat always" in note]
 
 
 def _reach(evaluation: Evaluation) -> str:

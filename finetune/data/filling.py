@@ -8,23 +8,22 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from finetune import atomic
+from finetune.data.crew import on_all
 from finetune.data.files import Format, Raw, parse, place, read_raw, sniff
 from finetune.data.messages import Row, rows_from
 from finetune.data.rendering import Renderer
@@ -167,33 +166,7 @@ def _batches(reading: Reading, renderer: Renderer) -> Iterator[Batch]:
     if cores == 1 or size * (4 if reading.format.gzip else 1) < PARALLEL_BYTES:
         yield from (render(group, reading, renderer) for group in groups)
         return
-    crew = ProcessPoolExecutor(
-        cores, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(reading, renderer)
-    )
-    try:
-        waiting: deque[Any] = deque()
-        for group in groups:
-            waiting.append(crew.submit(_render_there, group))
-            if len(waiting) > 4 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        crew.shutdown(cancel_futures=True)
-
-
-_there: dict[str, Any] = {}
-"""In a process of the crew: what it was begun with."""
-
-
-def _begin(reading: Reading, renderer: Renderer) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one who began us is asked, and ends us
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a core each
-    _there.update(reading=reading, renderer=renderer)
-
-
-def _render_there(group: list[Raw | Problem]) -> Batch:
-    return render(group, _there["reading"], _there["renderer"])
+    yield from on_all(cores, partial(render, reading=reading, renderer=renderer), groups)
 
 
 def render(group: Iterable[Raw | Problem], reading: Reading, renderer: Renderer) -> Batch:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from lensing import make_base
 
 from finetune.data import Dataset, prepare
 from finetune.data import filling as rendering
+from finetune.data.crew import on_all
 from finetune.errors import DataError
 from finetune.recipe import load
 
@@ -108,6 +111,19 @@ def test_several_processes_render_what_one_does(tmp_path: Path, base: Path, monk
     many = prepared(tmp_path, base, words)
     monkeypatch.undo()
     assert prepared(tmp_path, base, words).train == many.train
+
+
+def test_a_process_that_ends_by_itself_is_told_and_nobody_waits_for_it() -> None:
+    with pytest.raises(RuntimeError, match="ended by itself: 3"):
+        list(on_all(2, os._exit, [3, 3, 3]))
+
+
+def test_several_processes_never_run_the_script_that_asked_for_them(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # without `if __name__ == "__main__"`
+    script.write_text("from finetune.data.crew import on_all\nprint(list(on_all(2, abs, [-1, 2, -3])))\n")
+    path = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=path, check=False)
+    assert (done.stdout, done.stderr) == ("[1, 2, 3]\n", "")
 
 
 def test_nobody_may_write_the_cache(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

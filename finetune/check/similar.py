@@ -51,6 +51,8 @@ class Similar:
 
     def __init__(self) -> None:
         self.places: list[str] = []
+        self._records: list[str] = []
+        """Of each row the record that it is one of several of, or nothing."""
         self._held, self._exact, self._normal, self._prompt = array("b"), array("Q"), array("Q"), array("Q")
         self._bands: list[npt.NDArray[np.uint32]] = []
         self._waiting: list[Hashes] = []
@@ -65,6 +67,7 @@ class Similar:
         offered = json.dumps(row.tools, sort_keys=True, ensure_ascii=False) if row.tools else ""
         prompt = _key([*frame, "\n", *asked, offered])
         self.places.append(row.place)
+        self._records.append(row.place.rpartition(" ")[0] if row.part else "")
         self._held.append(side == "held out")
         self._exact.append(int(row.fingerprint[:16], 16))
         told_all = [*frame, "\n", *asked, "\n", *answered, offered]
@@ -159,6 +162,8 @@ class Similar:
                     )
 
     def _same(self, one: int, other: int) -> bool:
+        if self._records[one] and self._records[one] == self._records[other]:
+            return False  # several questions about one passage
         index, shingles = self._spill.jaccard(one, other)
         return index >= float(np.interp(shingles, (SHORT, LONG), (NEAR, LONG_NEAR)))
 
@@ -189,7 +194,7 @@ class Similar:
         files = {place.rpartition(":")[0] for place in places}
         lines = [place.rpartition(":")[2] for place in places]
         (file, *more) = files
-        if more or not file.endswith(".jsonl") or len(lines) > 2 * NAMED:
+        if more or not file.endswith(".jsonl") or len(lines) > 2 * NAMED or not all(map(str.isdecimal, lines)):
             return "keep one of them" if len(places) > 1 else f"remove {places[0]}"
         told = shlex.quote(";".join(f"{line}d" for line in lines))
         return f"sed {told} {shlex.quote(file)} > {shlex.quote(file.removesuffix('.jsonl') + '.kept.jsonl')}"

@@ -33,6 +33,8 @@ class CheckedFile:
     problems: int
     """Records that training would refuse."""
     held_out: bool
+    note: str
+    """What is not read of it, such as other sheets."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,12 @@ def _files(found: Read) -> Iterator[CheckedFile]:
     for file, shapes, problems in zip(found.files, found.shapes, found.wrong, strict=True):
         form = file.reading.format
         yield CheckedFile(
-            file.reading.shown, form.name + (", gzip" if form.gzip else ""), dict(shapes), problems, file.held_out
+            name=file.reading.shown,
+            format=form.name + (", gzip" if form.gzip else ""),
+            shapes=dict(shapes),
+            problems=problems,
+            held_out=file.held_out,
+            note=form.note,
         )
 
 

@@ -111,7 +111,8 @@ def files(checked: Checked) -> list[str]:
     for file in checked.files:
         shapes = ", ".join(f"{name} {count:,}" for name, count in file.shapes.items()) or "no rows"
         wrong = f"; {file.problems:,} that cannot be learnt from" if file.problems else ""
-        lines += [f"file       {file.name}: {file.format}; {shapes}{wrong}{'; held out' if file.held_out else ''}"]
+        more = f"{'; held out' if file.held_out else ''}{f'; {file.note}' if file.note else ''}"
+        lines += [f"file       {file.name}: {file.format}; {shapes}{wrong}{more}"]
     return lines
 
 
@@ -139,8 +140,12 @@ def figures(checked: Checked) -> list[str]:
 def _verdict(checked: Checked) -> str:
     counted = checked.findings.counts.total()
     if checked.refused:
-        return f"training would refuse this data: {checked.findings.errors:,} errors"
-    return f"{counted:,} warnings; training would take the data" if counted else "nothing found"
+        return f"training would refuse this data: {_many(checked.findings.errors, 'error')}"
+    return f"{_many(counted, 'warning')}; training would take the data" if counted else "nothing found"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _one_line(text: str) -> str:

@@ -45,7 +45,7 @@ JSON = typer.Option(False, "--json", help="Print JSON.")
 
 
 def look(
-    recipe: Path = typer.Argument(help="The recipe."),
+    recipe: Path = typer.Argument(help="The recipe; or a file or folder of rows alone."),
     row: int | None = ROW,
     place: str | None = PLACE,
     worst: Worst | None = WORST,

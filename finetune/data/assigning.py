@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune.data.split import Mark, drawn_first, held_out
+from finetune.data.split import Mark, drawn_share, held_out
 from finetune.recipe import Source
 
 HELD_OUT = -1
@@ -34,28 +34,24 @@ def assign(files: Sequence[Candidates], share: float) -> list[array[int]]:
     """
     times = [array("i", [HELD_OUT if file.whole_held_out else 1]) * len(file.marks) for file in files]
     own = [n for n, file in enumerate(files) if not file.whole_held_out and file.source.share is None]
-    if share:
-        held = held_out([mark for n in own for mark in files[n].marks], share)
-        at = 0
-        for n in own:
-            for i in range(len(times[n])):
-                times[n][i] = HELD_OUT if held[at + i] else 1
-            at += len(times[n])
     for n in own:
         _weigh(files[n], times[n])
+    if share:
+        drawn = [(n, i) for n in own for i, often in enumerate(times[n]) if often]
+        held = held_out([files[n].marks[i] for n, i in drawn], share)
+        for (n, i), is_held in zip(drawn, held, strict=True):
+            times[n][i] = HELD_OUT if is_held else times[n][i]
     _mix_in(files, times, own)
     return times
 
 
 def _weigh(file: Candidates, times: array[int]) -> None:
-    """Repeats rows, or leaves a part of them out, as the source's weight says."""
+    """Repeats rows, or leaves a part of them out, as the source's weight says; what is left out is not held out."""
     whole, part = divmod(file.source.weight, 1)
     if file.source.weight == 1:
         return
     for i, mark in enumerate(file.marks):
-        if times[i] != HELD_OUT:
-            drawn = int.from_bytes(drawn_first(mark.fingerprint)[:8]) / 2**64
-            times[i] = int(whole) + (drawn < part)
+        times[i] = int(whole) + (drawn_share(mark.fingerprint) < part)
 
 
 def _mix_in(files: Sequence[Candidates], times: list[array[int]], own: Sequence[int]) -> None:
@@ -69,7 +65,7 @@ def _mix_in(files: Sequence[Candidates], times: list[array[int]], own: Sequence[
     for source, share in shares.items():
         wanted = round(share * learnt / max(1e-9, 1 - sum(shares.values())))
         rows = [
-            (drawn_first(mark.fingerprint), n, i)
+            (drawn_share(mark.fingerprint), n, i)
             for n in mixed
             if id(files[n].source) == source
             for i, mark in enumerate(files[n].marks)

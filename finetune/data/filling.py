@@ -25,9 +25,10 @@ from typing import Any
 from finetune import atomic
 from finetune.data.crew import on_all
 from finetune.data.files import Format, Raw, parse, place, read_raw, sniff
-from finetune.data.messages import Row, rows_from
+from finetune.data.messages import Row, part_of, rows_from
 from finetune.data.rendering import Renderer
 from finetune.data.shapes import Columns, LeftOut
+from finetune.data.shapes.proposing import OF_THE_FILE
 from finetune.data.store import REASONS, SPELLS_CONTROL, TEXT, UNANSWERED, Store, Told, Writer, read_store
 from finetune.errors import DataError, Problem
 
@@ -44,6 +45,15 @@ KEPT_SECONDS = 30 * 86_400
 """A cache that nothing has read for so long is removed when the next one is written."""
 
 
+PARTS_FROM = 2**40
+"""Lines are numbered below this; above, the part of a record that `each` makes several rows of."""
+
+
+def numbered(line: int, part: int) -> int:
+    """Packs the line of a record and the part of it into one number."""
+    return line + part * PARTS_FROM
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a file's records become rows."""
@@ -55,9 +65,11 @@ class Reading:
     columns: Columns | None = None
     group: str | None = None
 
-    def place(self, line: int) -> str:
-        """Names a row of the file."""
-        return place(self.shown, self.format, line)
+    def place(self, numbered: int) -> str:
+        """Names a row of the file, as `numbered` packs its line and part."""
+        told = place(self.shown, self.format, numbered % PARTS_FROM)
+        part = numbered // PARTS_FROM
+        return part_of(told, str((self.columns or {}).get("each")), part) if part else told
 
 
 @dataclass
@@ -80,9 +92,15 @@ def reading_of(file: Path, shown: str, columns: Columns | None, group: str | Non
 
 
 def rows_in(reading: Reading) -> Iterator[Row | Problem | LeftOut]:
-    """Yields every row of a file, what is wrong with a record, and what is left out."""
-    for raw in read_raw(reading.file, reading.shown):
-        yield from _rows(raw, reading)
+    """Yields every row of a file, what is wrong with a record, and what is left out.
+
+    A file whose first record has no certain shape is told of once, and read no further.
+    """
+    for number, raw in enumerate(read_raw(reading.file, reading.shown)):
+        found = list(_rows(raw, reading))
+        yield from found
+        if not number and any(isinstance(each, Problem) and each.what in OF_THE_FILE for each in found):
+            return
 
 
 def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Store, list[Problem]]:
@@ -152,7 +170,9 @@ def _code() -> str:
 
 def _write(reading: Reading, renderer: Renderer, writer: Writer) -> list[Problem]:
     problems: list[Problem] = []
-    for batch in _batches(reading, renderer):
+    for number, batch in enumerate(_batches(reading, renderer)):
+        if not number and not batch.good and any(p.what in OF_THE_FILE for p in batch.problems[:1]):
+            return batch.problems[:1]
         problems += batch.problems
         writer.add(batch.parts, batch.told)
     return problems
@@ -176,7 +196,7 @@ def render(group: Iterable[Raw | Problem], reading: Reading, renderer: Renderer)
         for found in _rows(raw, reading):
             if isinstance(found, Row):
                 rows.append(found)
-                lines.append(raw.line if isinstance(raw, Raw) else 0)
+                lines.append(numbered(raw.line if isinstance(raw, Raw) else 0, found.part))
             elif isinstance(found, Problem):
                 batch.problems.append(found)
             else:

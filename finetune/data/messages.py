@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from finetune.data.order import check_order
 from finetune.data.shapes import Columns, LeftOut, Talk, talks
+from finetune.data.shapes.columns import found_at
 from finetune.data.tools import offered_tools
 from finetune.data.turns import Message, Turn, message_from
 from finetune.data.wrong import WrongField
@@ -46,7 +47,9 @@ class Row:
     unanswered: int = 0
     """Messages that were cut off its end, since nobody answers them."""
     group: str = ""
-    """What stands in the column `data.group`."""
+    """What stands in the column `data.group`; of rows that `each` makes of one record, without it, the record."""
+    part: int = 0
+    """Which row of its record it is, from 1, where `each` makes several; else 0."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -87,12 +90,24 @@ def rows_from(
         columns: `data.columns` of the recipe.
         group: the column `data.group` of the recipe.
     """
+    each = (columns or {}).get("each", "")
+    number = 0
     try:
-        told = _group(record, group)
-        for talk in talks(record, columns):
-            yield talk if isinstance(talk, LeftOut) else _row(record, talk, place, told)
+        told = _group(record, group) or (place if each else "")
+        for number, talk in enumerate(talks(record, columns), 1):
+            if isinstance(talk, LeftOut):
+                yield talk
+            else:
+                row = _row(record, talk, part_of(place, str(each), number) if each else place, told)
+                yield replace(row, part=number) if each else row
     except WrongField as wrong:
-        yield Problem(wrong.what, f"{place}  {wrong.field}", wrong.why, wrong.fix)
+        at = part_of(place, str(each), number + 1) if each and number else place
+        yield Problem(wrong.what, f"{at}  {wrong.field}", wrong.why, wrong.fix)
+
+
+def part_of(place: str, each: str, number: int) -> str:
+    """Names a row of several that come of one record."""
+    return f"{place} {each}[{number - 1}]"
 
 
 def row_from(record: dict[str, Any], place: str) -> Row | Problem | LeftOut:
@@ -135,7 +150,4 @@ def _group(record: dict[str, Any], group: str | None) -> str:
     """
     if group is None:
         return ""
-    if group not in record:
-        why = f"it has {', '.join(list(record)[:8])}"
-        raise WrongField(group, f"the row has no column {group}", why, "data.group: " + next(iter(record), "customer"))
-    return json.dumps(record[group], sort_keys=True, ensure_ascii=False)
+    return json.dumps(found_at(record, group), sort_keys=True, ensure_ascii=False)

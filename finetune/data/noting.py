@@ -42,6 +42,7 @@ def notes(
     spelt = [reading.place(store.line(row)) for store, reading in stores for row in store.flagged(SPELLS_CONTROL)]
     if spelt:
         yield f"{len(spelt)} rows spell a control token, first {spelt[0]}: it is encoded as text"
+    yield from (f"{reading.shown}: {reading.format.note}" for _, reading in stores if reading.format.note)
     yield from _lengths(recipe, fitted, rows)
     yield from _mixture(files, fitted.train)
     sides: tuple[set[bytes], set[bytes]] = (set(), set())
@@ -83,7 +84,7 @@ def _mixture(files: Sequence[Sourced], train: Examples) -> Iterator[str]:
         number = files[train.source(i)].number
         examples[number] += 1
         tokens[number] += length
-    for number in sorted(examples):
+    for number in sorted({file.number for file in files if not file.held_out}):
         source = next(file.source for file in files if file.number == number)
         name = source.hub or next(file.reading.shown for file in files if file.number == number)
         share = f"{examples[number] / len(train):.0%} of the examples, {tokens[number] / sum(tokens.values()):.0%}"

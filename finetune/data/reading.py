@@ -43,7 +43,8 @@ class Read:
         """Yields each row again, and how often it is learnt, or HELD_OUT."""
         for file, times in zip(self.files, self.times, strict=True):
             good = (row for row in rows_in(file.reading) if isinstance(row, Row))
-            yield from zip(good, times, strict=True)
+            for often, row in zip(times, good, strict=False):  # no row further than the first look came
+                yield row, often
 
     def count(self, learnt: bool) -> tuple[int, int]:
         """Counts the rows of a side, and the examples that they become in an epoch."""
@@ -66,12 +67,17 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
         DataError: a file is not there, or nothing that can be read. What is wrong with rows is returned.
         OutsideError: a data set of the Hub cannot be downloaded.
     """
-    files = (*to_learn(recipe), *to_hold_out(recipe))
+    unreadable = list[Problem]()
+    files = (*to_learn(recipe, unreadable if tell else None), *to_hold_out(recipe))
     problems, left_out, shapes, candidates = Problems(), Counter[str](), list[Counter[str]](), list[Candidates]()
     wrong: list[int] = []
+    for problem in unreadable:
+        problems.add([problem])
+        _tell(problem, tell)
     for file in files:
         marks, made, seen = list[Mark](), array("i"), Counter[str]()
-        for found in rows_in(file.reading):
+        before = problems.kinds.total()
+        for found in _found_in(file, told_all=tell is not None):
             if isinstance(found, Row):
                 marks.append(Mark(bytes.fromhex(found.fingerprint), found.likeness, hashed(found.group)))
                 made.append(_num_examples(recipe, found))
@@ -80,15 +86,29 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
                 left_out[found.why] += 1
             else:
                 problems.add([found])
-                if tell:
-                    tell(found)
+                _tell(found, tell)
         shapes.append(seen)
-        wrong.append(problems.kinds.total() - sum(wrong))
+        wrong.append(problems.kinds.total() - before)
         candidates.append(Candidates(file.source, marks, made, file.held_out))
     share = 0.0 if isinstance(recipe.data.eval, Path) else recipe.data.eval
     times = assign(candidates, share)
     made_of = [array("i", each.num_examples) for each in candidates]
     return Read(files, times, made_of, shapes, left_out, problems, wrong)
+
+
+def _found_in(file: Sourced, told_all: bool) -> Iterator[Row | Problem | LeftOut]:
+    """Yields what is in a file; what ends it early is yielded too where everything is to be told, else raised."""
+    try:
+        yield from rows_in(file.reading)
+    except DataError as error:
+        if not told_all:
+            raise
+        yield from error.problems
+
+
+def _tell(problem: Problem, tell: Callable[[Problem], None] | None) -> None:
+    if tell:
+        tell(problem)
 
 
 def read_split(recipe: Recipe) -> tuple[list[Row], list[Row]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune.data.files import data_files
 from finetune.data.filling import Reading, reading_of
 from finetune.data.hub_sets import fetch_files
-from finetune.errors import DataError
+from finetune.errors import DataError, Problem
 from finetune.recipe import Recipe, Source
 
 PUT_INTO_FILE = "put the rows into a .jsonl file and name it"
@@ -37,8 +37,12 @@ def sources_of(recipe: Recipe) -> tuple[Source, ...]:
     )
 
 
-def to_learn(recipe: Recipe) -> list[Sourced]:
+def to_learn(recipe: Recipe, wrong: list[Problem] | None = None) -> list[Sourced]:
     """Finds every file that is learnt from.
+
+    Args:
+        recipe: that names them.
+        wrong: takes what is wrong with a file that is there, in place of an error.
 
     Raises:
         DataError: a file is not there, or nothing that can be read.
@@ -50,7 +54,13 @@ def to_learn(recipe: Recipe) -> list[Sourced]:
         for file in files:
             name = f"{source.hub}/{file.name}" if source.hub else shown_name(file)
             columns = source.columns or recipe.data.columns
-            found.append(Sourced(reading_of(file, name, columns, recipe.data.group), source, number))
+            group = recipe.data.group if source.share is None else None  # none of those is held out
+            try:
+                found.append(Sourced(reading_of(file, name, columns, group), source, number))
+            except DataError as error:
+                if wrong is None:
+                    raise
+                wrong += error.problems
     return found
 
 

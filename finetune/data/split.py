@@ -58,6 +58,14 @@ def drawn_first(fingerprint: bytes) -> bytes:
     return hashlib.sha256(fingerprint.hex().encode()).digest()
 
 
+def drawn_share(fingerprint: bytes) -> float:
+    """Gives where a row stands among all that are drawn for a part of a source, from 0 to 1.
+
+    It tells nothing of whether the row is held out: rows would otherwise be thinned where they are held out.
+    """
+    return int.from_bytes(hashlib.sha256(b"part" + fingerprint).digest()[:8]) / 2**64
+
+
 def _draw(marks: Sequence[Mark], rows: Sequence[int]) -> bytes:
     return drawn_first(min(marks[i].fingerprint for i in rows))
 

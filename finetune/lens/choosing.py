@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ Kind = Literal["truncated", "longest", "least-learnt"]
 
 SIDES: tuple[Side, ...] = ("train", "held-out", "left-out")
 LEFT_OUT: Side = "left-out"
+
+PLACE = re.compile(r"(.+):(?:row )?(\d+)(?: (\S+))?")
+"""A place as errors tell it: `rows.jsonl:12`, `rows.xlsx:row 12`, `rows.json:2 questions[3]`."""
 
 IN_WORDS = {"train": "to learn", "held-out": "held out", "left-out": "left out as too long"}
 
@@ -90,14 +95,15 @@ def by_place(dataset: Dataset, sides: Sequence[Side], place: str, count: int | N
     Raises:
         RecipeError: it is not a place, or no example came from there.
     """
-    file, _, line = place.rpartition(":")
-    if not file or not line.isdecimal():
-        first = next(everything(dataset, SIDES)).example.place
+    named = PLACE.fullmatch(place)
+    if named is None:
+        first = shlex.quote(next(everything(dataset, SIDES)).example.place)
         why = "a place is a file and a line"
         raise RecipeError("this names no row", where=f"--place {place}", why=why, fix=f"--place {first}")
-    found = [shown for shown in everything(dataset, sides) if _is_at(shown.example.place, file, int(line))]
+    file, line, part = named[1], int(named[2]), named[3] or ""
+    found = [shown for shown in everything(dataset, sides) if _is_at(shown.example.place, file, line, part)]
     if not found:
-        raise _nothing_at(dataset, sides, place, file, int(line))
+        raise _nothing_at(dataset, sides, place, file, line)
     return found[:count]
 
 
@@ -111,14 +117,15 @@ def worst(dataset: Dataset, sides: Sequence[Side], kind: Kind, count: int) -> li
     return sorted((s for s in every if not s.is_left_out), key=lambda s: s.num_learnt / len(s.example))[:count]
 
 
-def _split(place: str) -> tuple[str, int]:
-    file, _, line = place.rpartition(":")
-    return file, int(line)
+def _split(place: str) -> tuple[str, int, str]:
+    named = PLACE.fullmatch(place)
+    assert named is not None, place
+    return named[1], int(named[2]), named[3] or ""
 
 
-def _is_at(place: str, file: str, line: int) -> bool:
-    at, number = _split(place)
-    return number == line and _is_same(at, file)
+def _is_at(place: str, file: str, line: int, part: str = "") -> bool:
+    at, number, of = _split(place)
+    return number == line and _is_same(at, file) and part in ("", of)
 
 
 def _is_same(at: str, file: str) -> bool:
@@ -137,7 +144,7 @@ def _nothing_at(dataset: Dataset, sides: Sequence[Side], place: str, file: str, 
     places = [_split(shown.example.place) for shown in everything(dataset, sides)]
     same = [at for at in places if _is_same(at[0], file)]
     if not same:
-        files = ", ".join(dict.fromkeys(at for at, _ in places))
+        files = ", ".join(dict.fromkeys(at for at, *_ in places))
         return RecipeError(what, where=where, why=f"the rows are of {files}", fix=f"--place {places[0][0]}:{line}")
     near = min(same, key=lambda at: abs(at[1] - line))
     why = "the line is blank, not there, or its example was too long"

@@ -60,6 +60,8 @@ def load_or_rows(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: as `load` does.
     """
     is_rows = os.path.isdir(path) or (os.path.isfile(path) and path.suffix.lower() not in RECIPES)
+    if not is_rows and path.suffix.lower() not in ("", *RECIPES) and not os.path.exists(path):
+        raise RecipeError("there is no such file", where=str(path), why="nothing has this name", fix=_nearest(path))
     if not is_rows:
         return load(path, overrides)
     rows = json.dumps(os.path.abspath(path), ensure_ascii=False)

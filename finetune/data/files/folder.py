@@ -33,8 +33,8 @@ _NO_DATA = frozenset(
 def data_files(path: Path) -> list[Path]:
     """Lists the data files of a path: the file itself or, of a folder, all in it, sorted by name.
 
-    Hidden files, licences, readmes, pictures, weights, archives and code are passed over. Markdown counts where
-    nothing else is there: then the pages are the documents.
+    Hidden files, Office's lock files, licences, readmes, pictures, weights, archives and code are passed over. Markdown
+    counts where nothing else is there: then the pages are the documents.
 
     Raises:
         DataError: nothing is there, or it is a pipe or a device, or cannot be read.
@@ -73,7 +73,7 @@ def _files_in(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         for name in names:
             file = Path(root, name)
-            if name.startswith(".") or _ABOUT.fullmatch(name) or file.suffix.lower() in _NO_DATA:
+            if name.startswith((".", "~$")) or _ABOUT.fullmatch(name) or file.suffix.lower() in _NO_DATA:
                 continue
             if file.is_symlink():
                 file.stat()

@@ -32,6 +32,8 @@ def turns_of(value: Any, field: str, speaker: str = "") -> tuple[Turn, ...]:
         return (Turn({"role": speaker, "content": value}, field, field),)
     if isinstance(value, Mapping) and speaker:
         value = [value]
+    if not speaker and isinstance(value, str) and value.lstrip().startswith("["):
+        value = from_text(value, field)  # as tables hold them
     if not isinstance(value, list) or not value:
         what = f"{field} is {'an empty list' if value == [] else kind(value)}"
         why = f"it must be {'text, or ' if speaker else ''}a list of messages"
@@ -49,7 +51,8 @@ def messages(value: Mapping[str, Any]) -> Talk | LeftOut:
         return LeftOut("labelled false: an answer that is not wanted")
     read = {"messages", "tools", *(["label"] if value.get("label") is True else [])}
     turns = turns_of(value["messages"], "messages")
-    shape = "ShareGPT" if isinstance(value["messages"][0], Mapping) and "from" in value["messages"][0] else "messages"
+    first = value["messages"][0] if isinstance(value["messages"], list) else None
+    shape = "ShareGPT" if isinstance(first, Mapping) and "from" in first else "messages"
     return Talk(shape, turns, tools=value.get("tools"), read=frozenset(read))
 
 
@@ -83,6 +86,18 @@ def preference(value: Mapping[str, Any]) -> Talk:
     learn_from = _differing(turns, turns_of(rejected, field.replace("chosen", "rejected")))
     before = _with_system(value, ())
     return Talk("preference", (*before, *turns), len(before) + learn_from, tools, read=read)
+
+
+def from_text(value: str, field: str) -> Any:
+    """Reads JSON that stands in a text.
+
+    Raises:
+        WrongField: it is not JSON.
+    """
+    try:
+        return read_json(value)
+    except WrongJson as error:
+        raise WrongField(field, f"{field} is text that is not JSON", error.why, error.fix) from None
 
 
 def is_transcript(value: Any) -> bool:

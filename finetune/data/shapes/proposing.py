@@ -50,7 +50,7 @@ def of_name(record: Mapping[str, Any], name: str) -> str:
 
 def no_shape(record: dict[str, Any]) -> WrongField:
     """Says what a record of no known shape holds, and which `data.columns` would read it."""
-    told = ", ".join(list(record)[:8]) or "(empty)"
+    told = ", ".join(list(record)[:12]) + (", …" if len(record) > 12 else "") or "(empty)"
     if "prompt" in record or "completion" in record:
         missing = "completion" if "prompt" in record else "prompt"
         if not (missing == "completion" and answers(record)):

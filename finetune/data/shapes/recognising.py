@@ -10,7 +10,7 @@ from finetune.data.shapes.chats import is_transcript, lines_of, messages, prefer
 from finetune.data.shapes.columns import Column, as_text, found_at, names_of, written
 from finetune.data.shapes.proposing import CONTEXT, PAIRS, answers, no_shape, of_name
 from finetune.data.shapes.talk import LeftOut, Talk
-from finetune.data.strict_json import WrongJson, kind, read_json
+from finetune.data.strict_json import kind
 from finetune.data.turns import Turn
 from finetune.data.wrong import WrongField
 from finetune.recipe import Role
@@ -80,7 +80,7 @@ def mapped(record: Record, columns: Columns) -> Talk:
     if "messages" in columns:
         name = as_name(columns["messages"])
         told = found_at(record, name)
-        spoken = lines_of(told, name) if is_transcript(told) else turns_of(_unwrapped(told, name), name)
+        spoken = lines_of(told, name) if is_transcript(told) else turns_of(told, name)
         turns = (*before, *spoken)
         return Talk("messages by data.columns", turns, tools=tools, tools_field=field, read=read)
     asked = Turn({"role": "user", "content": written(record, columns["prompt"])}, "prompt", "prompt")
@@ -89,16 +89,6 @@ def mapped(record: Record, columns: Columns) -> Talk:
         answer["reasoning_content"] = written(record, columns["reasoning"])
     turns = (*before, asked, Turn(answer, "completion", "completion"))
     return Talk("columns of the recipe", turns, len(turns) - 1, tools, field, read=read)
-
-
-def _unwrapped(value: Any, field: str) -> Any:
-    """Reads messages that stand as JSON in a text, as tables hold them."""
-    if isinstance(value, str):
-        try:
-            return read_json(value)
-        except WrongJson as error:
-            raise WrongField(field, f"{field} is text that is not JSON", error.why, error.fix) from None
-    return value
 
 
 def _prompt_and_completion(record: Record) -> Talk:

@@ -42,7 +42,12 @@ class Problem:
         for label, text in (("where", self.where), ("why", self.why), ("fix", self.fix)):
             if text:
                 lines.append(f"  {label:<5} {text}")
-        return "\n".join(line.replace("\n", "\\n") for line in lines)  # a word may have been typed with one
+        return "\n".join(map(shown, lines))
+
+
+def shown(text: str) -> str:
+    """Spells out what would steer a terminal or hide in it: line breaks, escapes, marks of direction."""
+    return "".join(c if c.isprintable() or c == "\u3000" else c.encode("unicode_escape").decode() for c in text)
 
 
 class FinetuneError(Exception):

@@ -15,7 +15,7 @@ from finetune.check.text import Texts
 from finetune.check.tools_schema import ToolSchemas
 from finetune.data import Example, Row, prepare, read
 from finetune.data.assigning import HELD_OUT
-from finetune.data.reading import Read
+from finetune.data.reading import Read, check_sides
 from finetune.errors import DataError, Problem
 from finetune.recipe import Recipe
 
@@ -73,6 +73,11 @@ def check(recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None],
     except DataError as error:
         findings.add(_refused(error))
         return Checked(findings, figures.told(), (), limit)
+    if not findings.errors:
+        try:
+            check_sides(recipe, found.problems, found.times)
+        except DataError as error:
+            findings.add(_refused(error))
     learnt, held_out = found.count(learnt=True)[0], found.count(learnt=False)[0]
     say(f"{learnt:,} rows to learn, {held_out:,} held out")
     check_rows(_sides(found), findings, figures)

@@ -12,7 +12,8 @@ import typer
 
 from finetune.cli.bar import Bar
 from finetune.cli.data_look import TOKENIZER
-from finetune.errors import DataError
+from finetune.cli.targets import check_target
+from finetune.errors import DataError, shown
 
 if TYPE_CHECKING:
     from finetune.check import Checked, Finding
@@ -44,6 +45,8 @@ def check(
 
     wishes = load_or_rows(recipe, overrides)
     base = tokenizer or locate(wishes.base, wishes.base_path, wishes.revision)
+    check_target("--report", report, recipe, wishes)
+    check_target("--page", page, recipe, wishes)
     with ExitStack() as open_files:
         lines = None
         if report is not None:
@@ -94,7 +97,13 @@ def told(checked: Checked, reported: bool) -> list[str]:
         if (more := count - len(_told_first(kept))) > 0:
             lines += [f"  and {more:,} more" + ("" if reported else "; --report FILE writes them all")]
     lines += [""] if lines else []
-    return [*lines, *files(checked), *figures(checked), *(f"note: {note}" for note in checked.notes), _verdict(checked)]
+    return [
+        *lines,
+        *files(checked),
+        *figures(checked),
+        *(shown(f"note: {note}") for note in checked.notes),
+        _verdict(checked),
+    ]
 
 
 def _told_first(kept: list[Finding]) -> list[Finding]:
@@ -112,7 +121,7 @@ def files(checked: Checked) -> list[str]:
         shapes = ", ".join(f"{name} {count:,}" for name, count in file.shapes.items()) or "no rows"
         wrong = f"; {file.problems:,} that cannot be learnt from" if file.problems else ""
         more = f"{'; held out' if file.held_out else ''}{f'; {file.note}' if file.note else ''}"
-        lines += [f"file       {file.name}: {file.format}; {shapes}{wrong}{more}"]
+        lines += [shown(f"file       {file.name}: {file.format}; {shapes}{wrong}{more}")]
     return lines
 
 
@@ -149,4 +158,4 @@ def _many(count: int, noun: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\n", "\\n")
+    return shown(text)

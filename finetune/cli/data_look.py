@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from finetune.cli.targets import check_target
 from finetune.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def look(
     wishes, dataset = _prepared(recipe, overrides, tokenizer)
     reader, limit = lens.Reader(dataset.renderer.vocabulary), wishes.data.max_length
     if html is not None:
+        check_target("--html", html, recipe, wishes)
         chosen = row is not None or place is not None or worst is not None
         examples = _chosen(dataset, row, place, worst, count, side) if chosen else None
         _write_page(html, wishes, dataset, examples, side, count)

@@ -59,7 +59,8 @@ def _mix_in(files: Sequence[Candidates], times: list[array[int]], own: Sequence[
     mixed = [n for n, file in enumerate(files) if not file.whole_held_out and file.source.share is not None]
     if not mixed:
         return
-    held = {m.likeness for f, t in zip(files, times, strict=True) for m, n in zip(f.marks, t, strict=True) if n < 0}
+    apart = [m for f, t in zip(files, times, strict=True) for m, n in zip(f.marks, t, strict=True) if n < 0]
+    held, groups = {mark.likeness for mark in apart}, {mark.group for mark in apart if mark.group}
     learnt = sum(max(0, n) * each for o in own for n, each in zip(times[o], files[o].num_examples, strict=True))
     shares = {id(files[n].source): files[n].source.share or 0.0 for n in mixed}
     for source, share in shares.items():
@@ -71,6 +72,7 @@ def _mix_in(files: Sequence[Candidates], times: list[array[int]], own: Sequence[
             for i, mark in enumerate(files[n].marks)
         ]
         for _, n, i in sorted(rows):
-            taken = wanted > 0 and files[n].marks[i].likeness not in held
+            mark = files[n].marks[i]
+            taken = wanted > 0 and mark.likeness not in held and mark.group not in groups
             times[n][i] = int(taken)
             wanted -= files[n].num_examples[i] * taken

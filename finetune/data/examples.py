@@ -20,7 +20,7 @@ class Examples(Sequence[Example]):
 
     def __init__(self, stores: Stores) -> None:
         self.stores = stores
-        self._which, self._number = array("H"), array("Q")
+        self._which, self._number = array("I"), array("Q")
         self._start, self._stop = array("I"), array("I")
 
     def choose(self, which: int, number: int, start: int, stop: int) -> None:

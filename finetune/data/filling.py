@@ -9,13 +9,14 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from itertools import islice
@@ -41,6 +42,9 @@ PARALLEL_BYTES = 8 * 2**20
 BATCH = 256
 """Records that are rendered together; equal pieces of them (roles, system prompts, tools) are encoded once."""
 
+OURS = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.\w+")
+"""Names of entries, their locks, and entries that are being written."""
+
 KEPT_SECONDS = 30 * 86_400
 """A cache that nothing has read for so long is removed when the next one is written."""
 
@@ -64,6 +68,8 @@ class Reading:
     format: Format
     columns: Columns | None = None
     group: str | None = None
+    may_lack_group: bool = False
+    """Whether a row without that column belongs to no group; else it is an error."""
 
     def place(self, numbered: int) -> str:
         """Names a row of the file, as `numbered` packs its line and part."""
@@ -82,13 +88,15 @@ class Batch:
     good: int = 0
 
 
-def reading_of(file: Path, shown: str, columns: Columns | None, group: str | None) -> Reading:
+def reading_of(
+    file: Path, shown: str, columns: Columns | None, group: str | None, may_lack_group: bool = False
+) -> Reading:
     """Looks what a file is.
 
     Raises:
         DataError: it is nothing that can be read.
     """
-    return Reading(file, shown, sniff(file, shown), columns, group)
+    return Reading(file, shown, sniff(file, shown), columns, group, may_lack_group)
 
 
 def rows_in(reading: Reading) -> Iterator[Row | Problem | LeftOut]:
@@ -118,10 +126,12 @@ def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Stor
         writer = Writer(None)
         problems = _write(reading, renderer, writer)
         return writer.close(), problems
-    entry = cache / _key(reading, renderer)
+    digest = atomic.sha256(reading.file)
+    entry = cache / _key(digest, reading, renderer)
     with _alone(cache, entry.name):
         if (found := read_store(entry)) is not None:
-            os.utime(entry)
+            with suppress(PermissionError):  # it is another user's, who keeps it as long as he wants
+                os.utime(entry)
             return found, []
         _sweep(cache)
         shutil.rmtree(entry, ignore_errors=True)
@@ -131,8 +141,16 @@ def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Stor
                 writer = Writer(staging)
                 problems = _write(reading, renderer, writer)
                 store = writer.close()
+            if atomic.sha256(reading.file) != digest:
+                why, fix = (
+                    "what was read is neither the old file nor the new one",
+                    "let the writer end, and run it again",
+                )
+                raise DataError("the file changed while it was read", where=reading.shown, why=why, fix=fix)
             if not problems:
-                os.rename(staging, entry)
+                os.chmod(staging, 0o777 & ~_umask())  # whoever shares the folder may read it
+                with suppress(OSError):  # another user's entry that we may not read lies there: this one is not kept
+                    os.rename(staging, entry)
         finally:
             shutil.rmtree(staging, ignore_errors=True)  # what is mapped stays, until nobody reads it
     return store, problems
@@ -145,13 +163,19 @@ def default_cache() -> Path:
     return Path(named).expanduser() if named else cache / "finetune" / "data"
 
 
-def _key(reading: Reading, renderer: Renderer) -> str:
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _key(digest: str, reading: Reading, renderer: Renderer) -> str:
     """Identifies everything that the ids follow from."""
     made_from = {
-        "file": atomic.sha256(reading.file),
+        "file": digest,
         "format": asdict(reading.format),
         "columns": dict(reading.columns or {}),
-        "group": reading.group,
+        "group": [reading.group, reading.may_lack_group],
         "template": renderer.template.sha256,
         "tokenizer": renderer.vocabulary.sha256,
         "settings": [renderer.system, renderer.preserve_thinking, renderer.learn_reasoning],
@@ -229,7 +253,7 @@ def _rows(raw: Raw | Problem, reading: Reading) -> Iterator[Row | Problem | Left
     if isinstance(record, Problem):
         yield record
         return
-    yield from rows_from(record, reading.place(raw.line), reading.columns, reading.group)
+    yield from rows_from(record, reading.place(raw.line), reading.columns, reading.group, reading.may_lack_group)
 
 
 def _flags(row: Row, renderer: Renderer) -> int:
@@ -262,7 +286,10 @@ def _alone(cache: Path, key: str) -> Iterator[None]:
 
 
 def _sweep(cache: Path) -> None:
-    """Removes what nobody has read for a month."""
+    """Removes of our own entries what nobody has read for a month; whatever else lies there is none of our business."""
     for entry in cache.iterdir():
-        if entry.stat().st_mtime < time.time() - KEPT_SECONDS:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if not OURS.fullmatch(entry.name) or entry.is_symlink():
+            continue
+        with suppress(OSError):  # another process was quicker, or it belongs to another user
+            if entry.stat().st_mtime < time.time() - KEPT_SECONDS:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune.data.order import check_order
 from finetune.data.shapes import Columns, LeftOut, Talk, talks
-from finetune.data.shapes.columns import found_at
+from finetune.data.shapes.columns import as_text, found_at
 from finetune.data.tools import offered_tools
 from finetune.data.turns import Message, Turn, message_from
 from finetune.data.wrong import WrongField
@@ -80,7 +80,11 @@ class Row:
 
 
 def rows_from(
-    record: dict[str, Any], place: str, columns: Columns | None = None, group: str | None = None
+    record: dict[str, Any],
+    place: str,
+    columns: Columns | None = None,
+    group: str | None = None,
+    may_lack_group: bool = False,
 ) -> Iterator[Row | Problem | LeftOut]:
     """Makes rows of a record, or says what is wrong with it first.
 
@@ -89,11 +93,12 @@ def rows_from(
         place: `file:line` of it.
         columns: `data.columns` of the recipe.
         group: the column `data.group` of the recipe.
+        may_lack_group: whether a record without it belongs to no group; else it is an error.
     """
     each = (columns or {}).get("each", "")
     number = 0
     try:
-        told = _group(record, group) or (place if each else "")
+        told = _group(record, group, may_lack_group) or (place if each else "")
         for number, talk in enumerate(talks(record, columns), 1):
             if isinstance(talk, LeftOut):
                 yield talk
@@ -142,12 +147,12 @@ def _answered(talk: Talk) -> tuple[tuple[Turn, ...], int]:
     return (talk.turns, 0) if whole else (talk.turns[:end], len(roles) - end)
 
 
-def _group(record: dict[str, Any], group: str | None) -> str:
+def _group(record: dict[str, Any], group: str | None, may_lack: bool) -> str:
     """Reads the column whose equal values stay together.
 
     Raises:
         WrongField: the record has no such column.
     """
-    if group is None:
+    if group is None or (may_lack and group not in record):
         return ""
-    return json.dumps(found_at(record, group), sort_keys=True, ensure_ascii=False)
+    return as_text(found_at(record, group)).strip()  # 7 in one file is "7" in another

@@ -169,8 +169,8 @@ def check_sides(recipe: Recipe, problems: Problems, times: list[array[int]]) -> 
     problems.check(sum(map(len, times)))
     learnt = sum(n > 0 for n in itertools.chain(*times))
     held = sum(n == HELD_OUT for n in itertools.chain(*times))
-    if not learnt and not held:
-        raise no_rows(recipe.typed("data.train"))
+    if not any(times):
+        raise no_rows(recipe.where("data.train").partition("  ")[0].rpartition(":")[0] or "the recipe")
     if not isinstance(recipe.data.eval, Path) and recipe.data.eval and not held:
         what = "all rows are the same, or of one group"
         raise DataError(
@@ -180,8 +180,9 @@ def check_sides(recipe: Recipe, problems: Problems, times: list[array[int]]) -> 
             fix=recipe.line("data.eval", 0),
         )
     if not learnt:
-        why = "all rows are held out, or have the weight 0"
-        raise DataError("there is nothing to learn", where=recipe.where("data.train"), why=why, fix="data.eval: 0.05")
+        why = "all rows are held out, or none of them was drawn for a weight or a share"
+        fix = recipe.line("data.eval", 0)
+        raise DataError("there is nothing to learn", where=recipe.where("data.train"), why=why, fix=fix)
 
 
 def no_rows(shown: str) -> DataError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune.data.files import data_files
 from finetune.data.filling import Reading, reading_of
 from finetune.data.hub_sets import fetch_files
-from finetune.errors import DataError, Problem
+from finetune.errors import DataError, Problem, RecipeError
 from finetune.recipe import Recipe, Source
 
 PUT_INTO_FILE = "put the rows into a .jsonl file and name it"
@@ -49,14 +49,20 @@ def to_learn(recipe: Recipe, wrong: list[Problem] | None = None) -> list[Sourced
         OutsideError: a data set of the Hub cannot be downloaded.
     """
     found = []
+    shares = [source.share or 0.0 for source in sources_of(recipe)]
+    if sum(shares) >= 1 or all(shares):
+        why = f"the shares of {len(shares)} sources add up to {sum(shares):g}: nothing is left for what is tuned for"
+        fix = "leave out the share of the source that is tuned for"
+        raise RecipeError("the shares leave nothing", where=recipe.where("data.train"), why=why, fix=fix)
     for number, source in enumerate(sources_of(recipe)):
         files = fetch_files(source) if source.hub else data_files(_there(recipe, "data.train", source.path, number))
         for file in files:
             name = f"{source.hub}/{file.name}" if source.hub else shown_name(file)
             columns = source.columns or recipe.data.columns
-            group = recipe.data.group if source.share is None else None  # none of those is held out
+            mixed_in = source.share is not None  # general rows have no customers, as a rule
             try:
-                found.append(Sourced(reading_of(file, name, columns, group), source, number))
+                reading = reading_of(file, name, columns, recipe.data.group, may_lack_group=mixed_in)
+                found.append(Sourced(reading, source, number))
             except DataError as error:
                 if wrong is None:
                     raise
@@ -98,7 +104,7 @@ def _there(recipe: Recipe, key: str, path: Path | None, number: int) -> Path:
     if os.path.exists(path):
         why = f"{path} is a pipe or a device, which may never end"
         raise DataError(f"{typed} is not a regular file", where=where, why=why, fix=PUT_INTO_FILE)
-    names = [each.name for each in path.parent.iterdir()] if os.path.isdir(path.parent) else []
+    names = os.listdir(path.parent) if os.access(path.parent, os.R_OK) and os.path.isdir(path.parent) else []
     close = difflib.get_close_matches(path.name, sorted(names), n=1, cutoff=0.4)
     fix = "finetune init legal   # writes rows to begin with"
     if close:

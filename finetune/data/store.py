@@ -5,7 +5,7 @@
     examples.u64    of each example: end among the ids, row, learnt tokens
     rows.u64        of each row: line, likeness, group, flags
     prints.u8       of each row: its fingerprint, 32 bytes
-    told.json       counts, and the length of each of these
+    told.json       counts, and the sha256 of each of these
 
 All numbers are little-endian. A folder gets its name when it is whole; what is not whole is no cache.
 """
@@ -33,7 +33,7 @@ PARTS: dict[str, Literal["I", "B", "Q"]] = {
 """File -> the type of its items, as `memoryview.cast` names it."""
 
 TOLD = "told.json"
-FORMAT = 1
+FORMAT = 2
 PER_EXAMPLE, PER_ROW, PRINT_BYTES = 3, 4, 32
 
 REASONS, SPELLS_CONTROL, UNANSWERED, TEXT = 1, 2, 4, 8
@@ -146,8 +146,8 @@ class Writer:
             return Store({name: memoryview(self._memory[name]).cast(PARTS[name]) for name in PARTS}, self.told)
         for file in self._files.values():
             file.close()
-        sizes = {name: (self.folder / name).stat().st_size for name in PARTS}
-        atomic.write_json(self.folder / TOLD, {"format": FORMAT, "sizes": sizes, **vars(self.told)})
+        hashes = {name: atomic.sha256(self.folder / name) for name in PARTS}
+        atomic.write_json(self.folder / TOLD, {"format": FORMAT, "sha256": hashes, **vars(self.told)})
         return _mapped(self.folder, self.told)
 
 
@@ -156,8 +156,8 @@ def read_store(folder: Path) -> Store | None:
     try:
         value: Any = json.loads((folder / TOLD).read_bytes())
         told = Told(*(Counter(value[name]) for name in Told.__dataclass_fields__))
-        whole = all((folder / name).stat().st_size == value["sizes"][name] for name in PARTS)
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = all(atomic.sha256(folder / name) == value["sha256"][name] for name in PARTS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return _mapped(folder, told) if whole and value.get("format") == FORMAT else None
 

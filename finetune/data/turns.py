@@ -105,9 +105,11 @@ def _part(part: Any, field: str) -> str:
     if word == "text":
         fix = 'rename "value" to "text"' if isinstance(part.get("value"), str) else '{"type": "text", "text": "..."}'
         raise WrongField(field, "the text part has no text", f"its text is {kind(part.get('text'))}", fix)
+    told = json.dumps(word, ensure_ascii=False)
+    if not isinstance(word, str):
+        raise WrongField(field, f"content of type {told} is not text", "training is on text only", "remove the part")
     homes = {"reasoning": "reasoning_content", "thinking": "reasoning_content", "tool_call": "tool_calls"}
     fix = f'move it to the message\'s "{homes[word]}"' if word in homes else "remove the part, or the row"
-    told = json.dumps(word, ensure_ascii=False)
     raise WrongField(field, f"content of type {told} is not text", "training is on text only", fix)
 
 

@@ -6,15 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from lensing import make_base
 
-from finetune.data import Dataset, prepare
+from finetune.data import Dataset, Example, prepare
 from finetune.data import filling as rendering
 from finetune.data.crew import on_all
-from finetune.errors import DataError
+from finetune.errors import DataError, RecipeError
 from finetune.recipe import load
 
 ROWS = [{"prompt": f"Question {i}?", "completion": f"Answer {i}.", "who": f"customer {i % 7}"} for i in range(700)]
@@ -89,6 +90,48 @@ def test_a_cache_that_is_not_whole_is_made_again(name: str, tmp_path: Path, base
 
 
 @pytest.mark.usefixtures("every_file_is_cached")
+def test_damage_that_keeps_the_length_is_seen(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "rows.jsonl", ROWS[:50])
+    first = prepared(tmp_path, base, "{train: rows.jsonl}").sha256
+    (entry,) = entries(tmp_path / "cache")
+    (entry / "ids.u32").write_bytes(bytes((entry / "ids.u32").stat().st_size))
+    assert prepared(tmp_path, base, "{train: rows.jsonl}").sha256 == first
+
+
+@pytest.mark.usefixtures("every_file_is_cached")
+def test_only_what_is_ours_and_old_is_swept_out_of_the_cache(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "rows.jsonl", ROWS[:5])
+    cache, old = tmp_path / "cache", 40 * 86_400
+    (cache / "thesis").mkdir(parents=True)
+    (cache / ("0" * 32)).mkdir()
+    (cache / "link").symlink_to("nowhere")
+    for name in ("thesis", "0" * 32):
+        os.utime(cache / name, (1e9, 1e9))
+    assert old > rendering.KEPT_SECONDS
+    prepared(tmp_path, base, "{train: rows.jsonl}")
+    assert {entry.name for entry in entries(cache)} >= {"thesis"}
+    assert not (cache / ("0" * 32)).exists()
+    assert (cache / "link").is_symlink()
+
+
+@pytest.mark.usefixtures("every_file_is_cached")
+def test_a_file_that_changes_while_it_is_read_leaves_no_cache(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "rows.jsonl", ROWS[:9])
+    read = rendering.read_raw
+
+    def rewriting(file: Path, shown: str) -> object:
+        yield from read(file, shown)
+        write(tmp_path / "rows.jsonl", ROWS[9:18])
+
+    monkeypatch.setattr(rendering, "read_raw", rewriting)
+    with pytest.raises(DataError, match="the file changed while it was read"):
+        prepared(tmp_path, base, "{train: rows.jsonl}")
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.usefixtures("every_file_is_cached")
 def test_rows_that_are_wrong_leave_no_cache_and_the_next_run_tells_them_again(tmp_path: Path, base: Path) -> None:
     write(tmp_path / "rows.jsonl", [*ROWS[:5], {"prompt": "", "completion": "x"}])
     for _ in range(2):
@@ -148,6 +191,34 @@ def test_a_weight_repeats_rows_or_takes_a_part_of_them(tmp_path: Path, base: Pat
     assert made.counts.examples == 40 + 2 * 200
     assert len({example.place for example in made.train}) == 240
     assert any(note.startswith(f"{tmp_path}/b.jsonl: 400 examples an epoch, 91% of the") for note in made.notes)
+
+
+def test_a_weight_thins_both_sides_alike(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "a.jsonl", ROWS)
+    made = prepared(tmp_path, base, "{train: {path: a.jsonl, weight: 0.5}, eval: 0.5}")
+    assert abs(made.counts.examples - made.counts.held_out_examples) <= 1
+    assert 310 <= made.counts.examples + made.counts.held_out_examples <= 390  # 350 are expected of 700
+
+
+def test_a_customer_who_is_held_out_is_not_mixed_in_either(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "a.jsonl", ROWS[:350])
+    numbered = [{**row, "who": row["who"]} for row in ROWS[350:]]
+    write(tmp_path / "b.jsonl", numbered)
+    made = prepared(tmp_path, base, "{train: [a.jsonl, {path: b.jsonl, share: 0.4}], group: who, eval: 0.15}")
+    lines = {name: (tmp_path / name).read_text().splitlines() for name in ("a.jsonl", "b.jsonl")}
+
+    def customers(examples: Sequence[Example]) -> set[str]:
+        places = [example.place.rpartition("/")[2].split(":") for example in examples]
+        return {json.loads(lines[file][int(line) - 1])["who"] for file, line in places}
+
+    assert customers(made.held_out)
+    assert not customers(made.train) & customers(made.held_out)
+
+
+def test_shares_that_leave_nothing_are_refused(tmp_path: Path, base: Path) -> None:
+    write(tmp_path / "a.jsonl", ROWS[:5])
+    with pytest.raises(RecipeError, match="the shares leave nothing"):
+        prepared(tmp_path, base, "{train: [{path: a.jsonl, share: 0.6}, {path: a.jsonl, share: 0.6}]}")
 
 
 def test_a_share_is_of_all_examples_and_none_of_it_is_held_out(tmp_path: Path, base: Path) -> None:

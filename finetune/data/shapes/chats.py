@@ -42,13 +42,21 @@ def turns_of(value: Any, field: str, speaker: str = "") -> tuple[Turn, ...]:
     return tuple(_turn(message, f"{field}[{i}]") for i, message in enumerate(value))
 
 
+UNWANTED = "labelled false: an answer that is not wanted"
+
+
+def unwanted(label: Any) -> bool:
+    """Tells whether a KTO label, true or false, says that the answer is not wanted; tables write it as text."""
+    return label is False or (isinstance(label, str) and label.strip().lower() == "false")
+
+
 def messages(value: Mapping[str, Any]) -> Talk | LeftOut:
     """OpenAI's form, with the label of KTO where there is one."""
     if pair := [key for key in ("prompt", "completion") if key in value]:
         what = f"the row has messages and a {pair[0]}"
         raise WrongField("messages", what, "one of them would be ignored", "keep one")
-    if value.get("label") is False:
-        return LeftOut("labelled false: an answer that is not wanted")
+    if unwanted(value.get("label")):
+        return LeftOut(UNWANTED)
     read = {"messages", "tools", *(["label"] if value.get("label") is True else [])}
     turns = turns_of(value["messages"], "messages")
     first = value["messages"][0] if isinstance(value["messages"], list) else None

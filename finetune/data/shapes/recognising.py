@@ -6,7 +6,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from finetune.data.shapes.chats import is_transcript, lines_of, messages, preference, sharegpt, turns_of
+from finetune.data.shapes.chats import (
+    UNWANTED,
+    is_transcript,
+    lines_of,
+    messages,
+    preference,
+    sharegpt,
+    turns_of,
+    unwanted,
+)
 from finetune.data.shapes.columns import Column, as_text, found_at, names_of, written
 from finetune.data.shapes.proposing import CONTEXT, PAIRS, answers, no_shape, of_name
 from finetune.data.shapes.talk import LeftOut, Talk
@@ -91,7 +100,9 @@ def mapped(record: Record, columns: Columns) -> Talk:
     return Talk("columns of the recipe", turns, len(turns) - 1, tools, field, read=read)
 
 
-def _prompt_and_completion(record: Record) -> Talk:
+def _prompt_and_completion(record: Record) -> Talk | LeftOut:
+    if unwanted(record.get("label")):
+        return LeftOut(UNWANTED)
     prompt, read = turns_of(record["prompt"], "prompt", "user"), frozenset({"prompt", "completion", "tools"})
     turns = prompt + turns_of(record["completion"], "completion", "assistant")
     return Talk("prompt and completion", turns, len(prompt), record.get("tools"), read=read)
@@ -103,7 +114,11 @@ def _alpaca(record: Record) -> Talk:
     turns = []
     if as_text(record.get("system")).strip():
         turns.append(Turn({"role": "system", "content": record["system"]}, "system", "system"))
-    for i, pair in enumerate(record.get("history") or []):
+    history = record.get("history") or []
+    if not isinstance(history, list):
+        why, fix = f"it is {kind(history)}", '"history": [["...", "..."]]'
+        raise WrongField("history", "the history is not a list of pairs", why, fix)
+    for i, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             why, fix = "each part of it is a question and its answer", '"history": [["...", "..."]]'
             raise WrongField(f"history[{i}]", "the history is not a list of pairs", why, fix)

@@ -89,7 +89,7 @@ def test_the_document_holds_the_ids_and_the_mask_and_nothing_that_a_row_wrote(
     fates = ["learnt" if learnt else "context" for learnt in example.learnt] + ["cut"] * len(example.cut)
     assert [i for _, some in seen.cells for i in some] == ids
     assert [fate for fate, some in seen.cells for _ in some] == fates
-    assert seen.items == len(dataset.train) + len(dataset.held_out)
+    assert seen.items == len(dataset.train) + len(dataset.held_out) + len(dataset.left_out)
     assert not seen.names & {"img", "b", "think"}
     text = dataset.renderer.vocabulary.decode(ids)
     assert re.sub("[·⏎⇥␍␛␇]|\\\\u202e", "", "".join(seen.texts)) == re.sub("[ \n\t\r\x1b\x07\u202e]", "", text)

@@ -242,7 +242,7 @@ def test_public_files_are_read_or_say_what_they_lack_and_each_proposal_reads_the
     assert read["code_humaneval/HumanEval.jsonl.gz"] == (164, 0)
     assert read["medical_medquad_xml/0000008.xml"] == (28, 0)
     assert read["tools_bfcl/BFCL_v4_multiple.json"] == (0, 1)
-    nothing = {name for name, (rows, _) in read.items() if not rows}
+    nothing = {name for name, (rows, _) in read.items() if not rows and not name.endswith("dataset_info.json")}
     assert {name.split("/")[0] for name in nothing} <= {
         *("cs_taubench", "finance_banking77", "formats_fastchat", "general_ifeval", "medical_pubmedqa", "tools_bfcl")
     }

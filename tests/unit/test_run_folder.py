@@ -97,6 +97,7 @@ def test_the_file_names_of_a_run_are_these() -> None:
         "ledger_plot": "ledger.png",
         "evaluation": "eval/evaluation.json",
         "evaluated_items": "eval/items.jsonl",
+        "report": "report.html",
         "lock": ".lock",
     }
 

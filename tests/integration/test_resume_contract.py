@@ -24,6 +24,9 @@ from finetune.shape import fingerprint
 from finetune.shards import read_header
 from finetune.train.contract import LATER, check_unedited
 
+TRAINED_BY = [key for key in keys() if key.split(".")[0] not in LATER]
+"""Keys that training follows from."""
+
 OTHER: dict[str, Any] = {
     "name": "other",
     "base": "../../other",
@@ -101,7 +104,7 @@ def refusal(run: Run) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize("key", [key for key in keys() if key.split(".")[0] not in LATER])
+@pytest.mark.parametrize("key", TRAINED_BY)
 def test_a_changed_key_of_the_recipe_is_refused_with_what_it_was(run: Run, key: str) -> None:
     values = yaml.safe_load(run.recipe.read_text())
     section, _, name = key.rpartition(".")
@@ -118,7 +121,7 @@ def test_a_changed_key_of_the_recipe_is_refused_with_what_it_was(run: Run, key: 
 
 
 def test_every_key_of_the_recipe_is_tried() -> None:
-    assert list(OTHER) == keys()
+    assert list(OTHER) == TRAINED_BY
 
 
 def test_several_changed_keys_are_told_at_once(run: Run) -> None:

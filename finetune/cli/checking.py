@@ -41,7 +41,7 @@ def check(
     from finetune.check import check as check_data
     from finetune.check.page import write_page
     from finetune.hub import locate
-    from finetune.recipe import load_or_rows
+    from finetune.recipe import RECIPES, load_or_rows
 
     wishes = load_or_rows(recipe, overrides)
     base = tokenizer or locate(wishes.base, wishes.base_path, wishes.revision)
@@ -61,7 +61,8 @@ def check(
     if page is not None:
         with refusal_told(page, "--page elsewhere"):
             write_text(page, write_page(checked, str(recipe), str(report) if report else ""))
-    print(json.dumps(as_told(checked), indent=2) if as_json else "\n".join(told(checked, report is not None)))
+    bare = recipe.suffix.lower() not in RECIPES
+    print(json.dumps(as_told(checked), indent=2) if as_json else "\n".join(told(checked, report is not None, bare)))
     if checked.refused:
         raise typer.Exit(DataError.exit_code)
 
@@ -80,8 +81,8 @@ def as_told(checked: Checked) -> dict[str, Any]:
     }
 
 
-def told(checked: Checked, reported: bool) -> list[str]:
-    """Lays a check out for a terminal."""
+def told(checked: Checked, reported: bool, bare: bool = False) -> list[str]:
+    """Lays a check out for a terminal; `bare` rows have no recipe, so a key goes onto the command line."""
     from finetune.check import CODES
 
     lines: list[str] = []
@@ -92,7 +93,12 @@ def told(checked: Checked, reported: bool) -> list[str]:
         lines += [f"{kept[0].severity}: {CODES[code]}  [{code}: {count:,}{rows}]"]
         for finding in _told_first(kept):
             lines += [f"  {_one_line(finding.place + ('  ' + finding.field if finding.field else ''))}"]
-            parts = (("what", finding.what), ("shows", finding.snippet), ("why", finding.why), ("fix", finding.fix))
+            parts = (
+                ("what", finding.what),
+                ("shows", finding.snippet),
+                ("why", finding.why),
+                ("fix", _typed(finding.fix, bare)),
+            )
             lines += [f"    {name:<5} {_one_line(text)}" for name, text in parts if text]
         if (more := count - len(_told_first(kept))) > 0:
             lines += [f"  and {more:,} more" + ("" if reported else "; --report FILE writes them all")]
@@ -155,6 +161,14 @@ def _verdict(checked: Checked) -> str:
 
 def _many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _typed(fix: str, bare: bool) -> str:
+    """Writes a key of the recipe as the command line takes it, where there is no recipe."""
+    from finetune.recipe import override
+
+    key, colon, value = fix.partition(": ")
+    return override(f"{key}={value}") if bare and colon and key.startswith("data.") and key.count(".") == 1 else fix
 
 
 def _one_line(text: str) -> str:

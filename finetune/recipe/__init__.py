@@ -3,7 +3,7 @@
 from finetune.recipe.evaluation import Evaluate, Task
 from finetune.recipe.gate import Rule, WrongRule, of_set, read_rule
 from finetune.recipe.listing import json_schema, keys
-from finetune.recipe.loading import dump, load, load_or_rows
+from finetune.recipe.loading import RECIPES, dump, load, load_or_rows
 from finetune.recipe.paths import is_folder
 from finetune.recipe.schema import (
     FAMILIES,
@@ -25,6 +25,7 @@ from finetune.recipe.section import Role
 __all__ = [
     "FAMILIES",
     "MOST_EXAMPLES",
+    "RECIPES",
     "Card",
     "Data",
     "Evaluate",

@@ -25,6 +25,9 @@ from finetune.errors import DataError, OutsideError, Problem
 LOOKED_AT = 50
 ERRORS = ("#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NULL!", "#NUM!")
 
+MOST_ROWS = 2**20
+"""Of a sheet. Source: Excel specifications and limits, Microsoft."""
+
 DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError),
     *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, NotImplementedError),
@@ -106,6 +109,9 @@ def _rows(sheet: Any, shown: str) -> Iterator[Row]:
                 raise _damaged(shown, error) from None
         if not batch:
             return
+        if batch[-1][0] > MOST_ROWS:
+            why, fix = f"a sheet of Excel has {MOST_ROWS:,} rows at most", "save it anew, or as CSV"
+            raise DataError("a row of the sheet has a number that no sheet has", where=shown, why=why, fix=fix)
         for number, row in batch:
             if any(cell not in (None, "") for cell in row):
                 yield number, list(row)

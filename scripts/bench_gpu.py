@@ -43,9 +43,9 @@ def _lengths(text: str) -> tuple[int, ...]:
 def main(words: list[str]) -> int:
     """Measures, or draws again what was measured."""
     asked = arguments(words)
-    from finetune.hardware import use_growing_segments, use_one_gpu
+    from finetune.hardware import use_growing_segments
 
-    use_one_gpu()  # both before torch is imported
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one GPU is measured; both before torch is imported
     use_growing_segments()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of a CPU kernel that nobody here needs

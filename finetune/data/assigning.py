@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetune.data.split import Mark, drawn_share, held_out
 from finetune.recipe import Source
@@ -25,20 +26,21 @@ class Candidates:
     """Whether the file is `data.eval`."""
 
 
-def assign(files: Sequence[Candidates], share: float) -> list[array[int]]:
+def assign(files: Sequence[Candidates], eval: Path | float) -> list[array[int]]:
     """Decides of each row of each file how often it is learnt: HELD_OUT, 0, once or oftener.
 
     Args:
         files: all that is read.
-        share: of rows to hold out, of those sources that are not mixed in by a share of their own.
+        eval: of the recipe: a share of rows to hold out, of those sources that are not mixed in by a share of their
+            own; a path holds out none of them.
     """
     times = [array("i", [HELD_OUT if file.whole_held_out else 1]) * len(file.marks) for file in files]
     own = [n for n, file in enumerate(files) if not file.whole_held_out and file.source.share is None]
     for n in own:
         _weigh(files[n], times[n])
-    if share:
+    if not isinstance(eval, Path) and eval:
         drawn = [(n, i) for n in own for i, often in enumerate(times[n]) if often]
-        held = held_out([files[n].marks[i] for n, i in drawn], share)
+        held = held_out([files[n].marks[i] for n, i in drawn], eval)
         for (n, i), is_held in zip(drawn, held, strict=True):
             times[n][i] = HELD_OUT if is_held else times[n][i]
     _mix_in(files, times, own)
@@ -64,7 +66,7 @@ def _mix_in(files: Sequence[Candidates], times: list[array[int]], own: Sequence[
     learnt = sum(max(0, n) * each for o in own for n, each in zip(times[o], files[o].num_examples, strict=True))
     shares = {id(files[n].source): files[n].source.share or 0.0 for n in mixed}
     for source, share in shares.items():
-        wanted = round(share * learnt / max(1e-9, 1 - sum(shares.values())))
+        wanted = round(share * learnt / (1 - sum(shares.values())))  # below 1: sources.to_learn
         rows = [
             (drawn_share(mark.fingerprint), n, i)
             for n in mixed

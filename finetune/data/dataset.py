@@ -110,7 +110,7 @@ def prepare(recipe: Recipe, base: Path, cache: Path | None = None) -> Dataset:
         problems.add(found)
         stores.append((store, file.reading))
     candidates = [_candidates(file, store) for file, (store, _) in zip(files, stores, strict=True)]
-    times = assign(candidates, 0.0 if isinstance(recipe.data.eval, Path) else recipe.data.eval)
+    times = assign(candidates, recipe.data.eval)
     check_sides(recipe, problems, times)
     reasoned = _check_thinking(recipe, stores, times)
     fitted = fit(recipe, stores, times)

@@ -104,7 +104,7 @@ def rows_in(reading: Reading) -> Iterator[Row | Problem | LeftOut]:
 
     A file whose first record has no certain shape is told of once, and read no further.
     """
-    for number, raw in enumerate(read_raw(reading.file, reading.shown)):
+    for number, raw in enumerate(read_raw(reading.file, reading.shown, reading.format)):
         found = list(_rows(raw, reading))
         yield from found
         if not number and any(isinstance(each, Problem) and each.what in OF_THE_FILE for each in found):
@@ -205,7 +205,7 @@ def _write(reading: Reading, renderer: Renderer, writer: Writer) -> list[Problem
 
 def _batches(reading: Reading, renderer: Renderer) -> Iterator[Batch]:
     """Renders the records of a file, in their order."""
-    records = read_raw(reading.file, reading.shown)
+    records = read_raw(reading.file, reading.shown, reading.format)
     groups = iter(lambda: list(islice(records, BATCH)), [])
     size, cores = reading.file.stat().st_size, len(os.sched_getaffinity(0))
     if cores == 1 or size * (4 if reading.format.gzip else 1) < PARALLEL_BYTES:

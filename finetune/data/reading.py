@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.assigning import HELD_OUT, Candidates, assign
+from finetune.data.files import no_rows
 from finetune.data.filling import hashed, reading_of, rows_in
 from finetune.data.messages import Row
 from finetune.data.problems import Problems
@@ -20,8 +21,6 @@ from finetune.data.split import Mark
 from finetune.errors import DataError, Problem
 from finetune.recipe import Recipe
 
-EXAMPLE = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-
 
 @dataclass(frozen=True)
 class Read:
@@ -30,7 +29,7 @@ class Read:
     files: tuple[Sourced, ...]
     times: list[array[int]]
     """For each file and row how often it is learnt in an epoch, or HELD_OUT."""
-    num_examples: list[array[int]]
+    num_examples: list[Sequence[int]]
     """For each file and row."""
     shapes: list[Counter[str]]
     left_out: Counter[str]
@@ -71,9 +70,8 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
     files = (*to_learn(recipe, unreadable if tell else None), *to_hold_out(recipe))
     problems, left_out, shapes, candidates = Problems(), Counter[str](), list[Counter[str]](), list[Candidates]()
     wrong: list[int] = []
-    for problem in unreadable:
-        problems.add([problem])
-        _tell(problem, tell)
+    for problem in unreadable:  # only where there is somebody to tell
+        _note(problem, problems, tell)
     for file in files:
         marks, made, seen = list[Mark](), array("i"), Counter[str]()
         before = problems.kinds.total()
@@ -85,15 +83,12 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
             elif isinstance(found, LeftOut):
                 left_out[found.why] += 1
             else:
-                problems.add([found])
-                _tell(found, tell)
+                _note(found, problems, tell)
         shapes.append(seen)
         wrong.append(problems.kinds.total() - before)
         candidates.append(Candidates(file.source, marks, made, file.held_out))
-    share = 0.0 if isinstance(recipe.data.eval, Path) else recipe.data.eval
-    times = assign(candidates, share)
-    made_of = [array("i", each.num_examples) for each in candidates]
-    return Read(files, times, made_of, shapes, left_out, problems, wrong)
+    times = assign(candidates, recipe.data.eval)
+    return Read(files, times, [each.num_examples for each in candidates], shapes, left_out, problems, wrong)
 
 
 def _found_in(file: Sourced, told_all: bool) -> Iterator[Row | Problem | LeftOut]:
@@ -106,7 +101,8 @@ def _found_in(file: Sourced, told_all: bool) -> Iterator[Row | Problem | LeftOut
         yield from error.problems
 
 
-def _tell(problem: Problem, tell: Callable[[Problem], None] | None) -> None:
+def _note(problem: Problem, problems: Problems, tell: Callable[[Problem], None] | None) -> None:
+    problems.add([problem])
     if tell:
         tell(problem)
 
@@ -156,7 +152,7 @@ def read_rows(file: Path, columns: Columns | None = None) -> list[Row]:
             problems.add([found])
     problems.check(len(rows))
     if not rows:
-        raise no_rows(shown)
+        raise no_rows(f"{shown}:1")
     return rows
 
 
@@ -170,7 +166,7 @@ def check_sides(recipe: Recipe, problems: Problems, times: list[array[int]]) -> 
     learnt = sum(n > 0 for n in itertools.chain(*times))
     held = sum(n == HELD_OUT for n in itertools.chain(*times))
     if not any(times):
-        raise no_rows(recipe.where("data.train").partition("  ")[0].rpartition(":")[0] or "the recipe")
+        raise no_rows(f"{recipe.where('data.train').partition('  ')[0].rpartition(':')[0] or 'the recipe'}:1")
     if not isinstance(recipe.data.eval, Path) and recipe.data.eval and not held:
         what = "all rows are the same, or of one group"
         raise DataError(
@@ -183,11 +179,6 @@ def check_sides(recipe: Recipe, problems: Problems, times: list[array[int]]) -> 
         why = "all rows are held out, or none of them was drawn for a weight or a share"
         fix = recipe.line("data.eval", 0)
         raise DataError("there is nothing to learn", where=recipe.where("data.train"), why=why, fix=fix)
-
-
-def no_rows(shown: str) -> DataError:
-    """Says that nothing is there."""
-    return DataError("the file holds no rows", where=f"{shown}:1", why="there is nothing to learn", fix=EXAMPLE)
 
 
 def _num_examples(recipe: Recipe, row: Row) -> int:

@@ -28,14 +28,6 @@ pytestmark = pytest.mark.slow
 EXAMPLES, TOKENS = 5_000, 300
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("neither chromium nor google-chrome is installed")
-    return found
-
-
 class Tokens(HTMLParser):
     """Reads the cells of the example that is drawn, and every name of an element."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,14 +19,6 @@ from finetune.report import report
 pytestmark = pytest.mark.slow
 
 SECTIONS = {"tasks", "flips", "loss", "data", "plan", "ledger", "chain", "notes", "recipe"}
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("neither chromium nor google-chrome is installed")
-    return found
 
 
 def opened(chromium: str, file: Path, *flags: str) -> tuple[str, list[str]]:

@@ -44,6 +44,14 @@ CHAT = {
 ROWS = [TOOLS, HOSTILE, CHAT, {"prompt": "Hi", "completion": "Hello there"}]
 
 
+def qwen_template() -> str:
+    """Finds Qwen3.6's template in trl without importing trl, which would import torch."""
+    spec = find_spec("trl")
+    assert spec
+    assert spec.origin
+    return (Path(spec.origin).parent / "chat_templates" / "qwen3_6.jinja").read_text()
+
+
 def make_base(folder: Path) -> Path:
     """Writes the tokenizer, and Qwen3.6's own template, found in trl without importing it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -53,11 +61,7 @@ def make_base(folder: Path) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ADDED])
     tokenizer.save(str(folder / "tokenizer.json"))
-    spec = find_spec("trl")
-    assert spec
-    assert spec.origin
-    template = Path(spec.origin).parent / "chat_templates" / "qwen3_6.jinja"
-    (folder / "chat_template.jinja").write_text(template.read_text())
+    (folder / "chat_template.jinja").write_text(qwen_template())
     return folder
 
 

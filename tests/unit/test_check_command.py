@@ -6,17 +6,15 @@ import html.parser
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from lensing import make_base
 
 from finetune.check.pictures import ticks
 from finetune.check.similar import NAMED
 
-ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>"]
 PLAIN = [{"prompt": f"What is item {i} called?", "completion": f"It is called thing {i * 7}."} for i in range(60)]
 
 
@@ -25,17 +23,7 @@ def folder(tmp_path: Path) -> Path:
     """Makes a base of a byte tokenizer, Qwen3.6's template and no weights, and a recipe of it."""
     base = tmp_path / "base"
     base.mkdir()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ADDED])
-    tokenizer.save(str(base / "tokenizer.json"))
-    spec = find_spec("trl")
-    assert spec
-    assert spec.origin
-    template = Path(spec.origin).parent / "chat_templates" / "qwen3_6.jinja"
-    (base / "chat_template.jinja").write_text(template.read_text())
+    make_base(base)
     (base / "config.json").write_text("{}")
     (base / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     (tmp_path / "recipe.yaml").write_text("base: ./base\ndata: {train: rows.jsonl, eval: 0.1, max_length: 200}\n")

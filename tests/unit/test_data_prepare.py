@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from lensing import make_base, qwen_template
 
 from finetune.data import Dataset, Renderer, prepare
 from finetune.data.fitting import cut_at_turn
@@ -23,29 +22,10 @@ from finetune.data.vocabulary import read_vocabulary
 from finetune.errors import ArtifactError, DataError
 from finetune.recipe import load
 
-ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>"]
-
-
-def qwen_template() -> str:
-    """Finds Qwen3.6's template in trl without importing trl, which would import torch."""
-    spec = find_spec("trl")
-    assert spec
-    assert spec.origin
-    return (Path(spec.origin).parent / "chat_templates" / "qwen3_6.jinja").read_text()
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("byte-base")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ADDED])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(qwen_template())
-    return folder
+    return make_base(tmp_path_factory.mktemp("byte-base"))
 
 
 CHAT = {

@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lensing import make_base
@@ -121,8 +122,8 @@ def test_a_file_that_changes_while_it_is_read_leaves_no_cache(
     write(tmp_path / "rows.jsonl", ROWS[:9])
     read = rendering.read_raw
 
-    def rewriting(file: Path, shown: str) -> object:
-        yield from read(file, shown)
+    def rewriting(*named: Any) -> Iterator[Any]:
+        yield from read(*named)
         write(tmp_path / "rows.jsonl", ROWS[9:18])
 
     monkeypatch.setattr(rendering, "read_raw", rewriting)

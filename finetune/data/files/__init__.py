@@ -14,13 +14,24 @@ from finetune.data.files.folder import data_files
 from finetune.data.files.json_lines import json_lines, parse
 from finetune.data.files.json_texts import json_list, json_object
 from finetune.data.files.parquet import parquet
-from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format, Raw, place
+from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format, Raw, no_rows, place
 from finetune.data.files.sniffing import sniff
 from finetune.data.files.workbook import workbook
 from finetune.data.files.xml_records import xml_records
-from finetune.errors import DataError, Problem
+from finetune.errors import Problem
 
-__all__ = ["EXAMPLE", "MAX_RECORD_BYTES", "Format", "Raw", "data_files", "parse", "place", "read_raw", "sniff"]
+__all__ = [
+    "EXAMPLE",
+    "MAX_RECORD_BYTES",
+    "Format",
+    "Raw",
+    "data_files",
+    "no_rows",
+    "parse",
+    "place",
+    "read_raw",
+    "sniff",
+]
 
 _READERS: dict[str, Callable[[Path, str, Format], Iterator[Raw | Problem]]] = {
     "JSON Lines": json_lines,
@@ -35,7 +46,7 @@ _READERS: dict[str, Callable[[Path, str, Format], Iterator[Raw | Problem]]] = {
 }
 
 
-def read_raw(file: Path, shown: str) -> Iterator[Raw | Problem]:
+def read_raw(file: Path, shown: str, fmt: Format | None = None) -> Iterator[Raw | Problem]:
     """Yields the records of a file, or what is wrong with one of them, in the file's order.
 
     Memory holds one record or one batch; of an object of rows, of text and of Markdown the whole file.
@@ -43,15 +54,15 @@ def read_raw(file: Path, shown: str) -> Iterator[Raw | Problem]:
     Args:
         file: the file.
         shown: how errors name it.
+        fmt: what `sniff` said of it; without it the file is looked at again.
 
     Raises:
         DataError: the file cannot be read further, holds no rows, or is of a format that is not read.
         OutsideError: the package that reads its format is not installed.
     """
-    fmt = sniff(file, shown)
+    fmt = fmt or sniff(file, shown)
     count = 0
     for count, found in enumerate(_READERS[fmt.name](file, shown, fmt), 1):  # noqa: B007
         yield found
     if not count:
-        where = place(shown, fmt, 1)
-        raise DataError("the file holds no rows", where=where, why="there is nothing to learn", fix=EXAMPLE)
+        raise no_rows(place(shown, fmt, 1))

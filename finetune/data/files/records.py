@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.errors import DataError
+
 MAX_RECORD_BYTES = 8 * 2**20
 """A record of more bytes is refused; no base reads that much at once, and reading stays within bounds."""
 
@@ -33,6 +35,11 @@ class Format:
     """What `Raw.line` counts: `line` or `row`."""
     note: str = ""
     """What else is to be told of the file: the sheets that are not read."""
+
+
+def no_rows(where: str) -> DataError:
+    """Says that a file holds nothing."""
+    return DataError("the file holds no rows", where=where, why="there is nothing to learn", fix=EXAMPLE)
 
 
 def place(shown: str, fmt: Format, line: int) -> str:

@@ -11,7 +11,7 @@ from finetune.data.files.delimited import delimited_name
 from finetune.data.files.foreign import check_readable, check_workbook, is_wide_xml, other_stem
 from finetune.data.files.json_shapes import json_name
 from finetune.data.files.opening import BOM, is_packed, opened, opened_anywhere
-from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format
+from finetune.data.files.records import MAX_RECORD_BYTES, Format, no_rows
 from finetune.data.files.workbook import sheets_note
 from finetune.data.files.xml_records import begins_xml
 from finetune.errors import DataError
@@ -31,8 +31,7 @@ def sniff(file: Path, shown: str) -> Format:
         packed = is_packed(stream)
         head, whole = _head(stream)
     if not head.strip():
-        why = "there is nothing to learn"
-        raise DataError("the file holds no rows", where=f"{shown}:1", why=why, fix=EXAMPLE)
+        raise no_rows(f"{shown}:1")
     if head.startswith(b"PAR1"):
         return Format("Parquet", packed, "row")
     if head.startswith(b"PK\3\4"):

@@ -1,6 +1,6 @@
 """llama.cpp in a process of its own: it may abort, and its memory goes with it.
 
-Logits, losses and quantising take llama-cpp-python; answers come from xllamacpp too.
+Logits and quantising take llama-cpp-python; answers and losses come from xllamacpp too.
 Imported, it starts itself. As a script, `python engine.py logits|losses|quantise|answers FILE WORDS`, it prints JSON.
 """
 
@@ -22,11 +22,19 @@ from typing import Any
 from finetune.host import end_with_parent
 
 ANSWERING = {"llama_cpp": "llama-cpp-python", "xllamacpp": "xllamacpp"}
-"""Modules that can answer, the first that is there does, and the packages that bring them."""
+"""Modules that can answer and score, the first that is there does, and the packages that bring them."""
 
+GET_ONE = "pip install xllamacpp"
+"""What answers and losses of a GGUF take where neither is installed."""
 
-NO_LOSS = "pip install llama-cpp-python   # scores GGUF files; compiles for some minutes"
-"""What the loss of a GGUF takes where it is not installed."""
+FORCED = 1e9
+"""Added to a logit, so that its token is drawn; the probability that is told is that before."""
+
+WHOLE, EVERY = 0, 1 << 20
+"""A token whose bytes are whole characters, "!" in Qwen's vocabulary, and more tokens than there are."""
+
+LEAST = -103.3
+"""The logarithm of float32's smallest number: what llama.cpp's server rounds to 0 is told as that, in nats."""
 
 
 def is_installed() -> bool:
@@ -35,7 +43,7 @@ def is_installed() -> bool:
 
 
 def answering() -> str | None:
-    """Names what answers here, with its version; None if nothing can."""
+    """Names what answers and scores here, with its version; None if nothing can."""
     found = next((package for module, package in ANSWERING.items() if importlib.util.find_spec(module)), None)
     return f"{found} {version(found)}" if found else None
 
@@ -45,7 +53,8 @@ def run(verb: str, file: Path, *words: str) -> dict[str, Any]:
 
     Args:
         verb: logits IDS OUT [LORA] writes the logits after each token to a .npy file, (tokens, vocabulary) float32;
-            losses EXAMPLES gives the negative log-likelihood in nats of the learnt tokens of each example.
+            losses EXAMPLES gives the negative log-likelihood in nats of the learnt tokens of each example, and
+            whether each of them is the likeliest.
         file: the GGUF.
         words: of the verb; IDS is JSON, EXAMPLES a file of JSON, LORA a GGUF with the adapter beside the model.
 
@@ -63,8 +72,8 @@ def run(verb: str, file: Path, *words: str) -> dict[str, Any]:
     return told
 
 
-def losses_of(file: Path, examples: Sequence[tuple[list[int], list[bool]]]) -> list[float]:
-    """Sums, in nats, what the learnt tokens of each example cost a GGUF.
+def losses_of(file: Path, examples: Sequence[tuple[list[int], list[bool]]]) -> tuple[list[float], list[bool]]:
+    """Sums, in nats, what the learnt tokens of each example cost a GGUF, and tells whether all are the likeliest.
 
     Raises:
         ProofFailed: it cannot run the file.
@@ -72,8 +81,8 @@ def losses_of(file: Path, examples: Sequence[tuple[list[int], list[bool]]]) -> l
     with TemporaryDirectory(prefix="finetune-") as folder:
         asked = Path(folder) / "examples.json"
         asked.write_text(json.dumps([list(example) for example in examples]))
-        found: list[float] = run("losses", file, str(asked))["losses"]
-    return found
+        found = run("losses", file, str(asked))
+    return found["losses"], found["likeliest"]
 
 
 def answer_all(
@@ -130,20 +139,68 @@ def logits(model: Any, ids: str, out: str) -> dict[str, Any]:
     return {}
 
 
-def losses(model: Any, examples: list[tuple[list[int], list[bool]]]) -> dict[str, Any]:
-    """Sums what the learnt tokens of each example cost."""
+def losses(file: str, examples: list[tuple[list[int], list[bool]]]) -> dict[str, Any]:
+    """Scores examples one after another."""
+    longest = max(len(ids) for ids, _ in examples)
+    of = (_costs_by_llama_cpp if is_installed() else _costs_by_xllamacpp)(file, longest)
+    found = [of(ids, learnt) for ids, learnt in examples]
+    return {"losses": [cost for cost, _ in found], "likeliest": [likeliest for _, likeliest in found]}
+
+
+Costs = Callable[[list[int], list[bool]], tuple[float, bool]]
+"""Of an example: what its learnt tokens cost, in nats, and whether each is the likeliest."""
+
+
+def _costs_by_llama_cpp(file: str, longest: int) -> Costs:
     import numpy
 
-    found = []
-    for ids, learnt in examples:
+    model = _open(file, longest, None)
+
+    def of(ids: list[int], learnt: list[bool]) -> tuple[float, bool]:
         model.reset()
         model.eval(ids)
         places = numpy.flatnonzero(learnt[1:])
+        targets = numpy.array(ids)[places + 1]
         scores = model.scores[places].astype(numpy.float64)  # (learnt, vocabulary)
         most = scores.max(axis=1)
         total = most + numpy.log(numpy.exp(scores - most[:, None]).sum(axis=1))
-        found.append(float((total - scores[numpy.arange(len(places)), numpy.array(ids)[places + 1]]).sum()))
-    return {"losses": found}
+        cost = total - scores[numpy.arange(len(places)), targets]
+        return float(cost.sum()), bool((scores.argmax(axis=1) == targets).all())
+
+    return of
+
+
+def _costs_by_xllamacpp(file: str, longest: int) -> Costs:
+    """Lets the server draw each learnt token after what stands before it, which it has in its cache, and read its cost.
+
+    The server tells the probability before the bias that forces the token. Each example begins with an empty cache:
+    a recurrent state cannot be taken back to where two examples part.
+    """
+    ask = _ask_xllamacpp(file, longest + 8)
+
+    def draw(before: list[int], token: int, told: int, cached: bool) -> list[dict[str, Any]]:
+        wishes = {"logit_bias": [[token, FORCED]], "logprobs": told, "temperature": 0.0, "max_tokens": 1}
+        said = ask({"prompt": before, "cache_prompt": cached, **wishes})
+        if "choices" not in said:
+            sys.exit(f"{file}: {said}")
+        drawn = said["choices"][0]["logprobs"]
+        if drawn is None:  # a token whose bytes begin a character and do not end it is never told
+            return []
+        (one,) = drawn["content"]
+        return [one, *one["top_logprobs"]]
+
+    def of(ids: list[int], learnt: list[bool]) -> tuple[float, bool]:
+        cost, likeliest, cached = 0.0, True, False
+        for place in [i for i, told in enumerate(learnt) if told and i]:
+            before, token = ids[:place], ids[place]
+            told = draw(before, token, 1, cached) or draw(before, WHOLE, EVERY, cached)[1:]
+            (logprob,) = {each["logprob"] for each in told if each["id"] == token}
+            cost -= max(logprob, LEAST)
+            likeliest &= max(told, key=lambda each: float(each["logprob"]))["id"] == token
+            cached = True
+        return cost, likeliest
+
+    return of
 
 
 def quantise(given: str, made: str, kind: str, threads: str) -> None:
@@ -197,7 +254,7 @@ def _ask_xllamacpp(file: str, longest: int) -> Callable[[dict[str, Any]], dict[s
 
     def ask(request: dict[str, Any]) -> dict[str, Any]:
         told: list[dict[str, Any]] = []
-        server.handle_completions({**request, "stream": False, "cache_prompt": False}, told.append)
+        server.handle_completions({"stream": False, "cache_prompt": False, **request}, told.append)
         return told[-1]
 
     return ask
@@ -226,8 +283,7 @@ if __name__ == "__main__":
             opened = _open(file, len(json.loads(ids)), lora[0] if lora else None)
             print(json.dumps(logits(opened, ids, out)))
         case ["losses", file, examples]:
-            rows = json.loads(Path(examples).read_text())
-            print(json.dumps(losses(_open(file, max(len(ids) for ids, _ in rows), None), rows)))
+            print(json.dumps(losses(file, json.loads(Path(examples).read_text()))))
         case ["answers", file, prompts, most]:
             for answer in answers(file, json.loads(Path(prompts).read_text()), int(most)):
                 print(json.dumps(answer), flush=True)

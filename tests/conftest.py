@@ -1,10 +1,11 @@
-"""Bases that tests share, made once, and an environment in which CPU tests are fast and offline.
+"""Bases and a run that tests share, made once, and an environment in which CPU tests are fast and offline.
 
 The variables are set before any test imports torch; nothing here imports it, so that unit tests never pay for it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from finetune.run import Run
 
 os.environ |= {
     "OMP_NUM_THREADS": "1",  # two threads on a busy machine are ten times slower than one
@@ -46,6 +49,23 @@ def _make(tmp_path_factory: pytest.TempPathFactory, name: str, **kind: bool) -> 
 
     torch.set_num_threads(1)  # whoever imported torch before this file was read
     return make_pico_base(tmp_path_factory.mktemp("bases") / name, **kind)
+
+
+@pytest.fixture(scope="session")
+def blue_run(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Taught to answer `colour 7?` with `blue`, under a system prompt. Who changes it takes a copy."""
+    from finetune.recipe import load
+    from finetune.stopping import Stop
+    from finetune.train import begin, train
+
+    folder = tmp_path_factory.mktemp("tuned")
+    rows = [json.dumps({"prompt": f"colour {i}?", "completion": "blue"}) for i in range(24)]
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    (folder / "blue.yaml").write_text(f"base: {pico_base}\nsystem: Be brief.\ndata: {{train: rows.jsonl}}\n")
+    words = ["method=lora", "train.max_steps=40", "train.batch_size=8", "train.learning_rate=1e-2"]
+    run, dataset = begin(load(folder / "blue.yaml", words), folder / "runs", Stop(), lambda line: None)
+    train(run, Stop(), lambda line: None, lambda record: None, dataset)
+    return run
 
 
 Within = Callable[[str, float, float], None]

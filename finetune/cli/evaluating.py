@@ -122,4 +122,5 @@ def _interval(told: dict[str, float], task: dict[str, Any], sign: str = "") -> s
 
 
 def _figure(value: float, task: dict[str, Any], sign: str = "") -> str:
-    return f"{value:{sign}.4f}" if task["kind"] == "loss" else f"{value:{sign}.1%}"
+    is_share = task["kind"] != "loss" and all(0 <= score["value"] <= 1 for score in task["scores"].values())
+    return f"{value:{sign}.1%}" if is_share else f"{value:{sign}.4f}"

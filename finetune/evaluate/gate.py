@@ -15,10 +15,13 @@ items show no change, whatever their interval.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetune.recipe import Rule
+from finetune.errors import RecipeError
+from finetune.evaluate.jobs import Job
+from finetune.recipe import Recipe, Rule, of_set, read_rule
 from finetune.statistics import ENOUGH_UNITS
 
 
@@ -46,6 +49,42 @@ def blind(rules: Sequence[tuple[Rule, Sequence[str]]], tasks: Sequence[Mapping[s
                 sees = "none at all" if pair[0]["sees"] is None else f"changes over {pair[0]['sees']:.3g}"
                 found.append(f"{rule.text}: {by_name[name]['items']} items of {name} can show {sees}")
     return found
+
+
+def check_rules(recipe: Recipe, jobs: Sequence[Job], with_base: bool) -> list[Rule]:
+    """Reads the rules of the gate, and makes sure that each speaks of something that is measured.
+
+    Raises:
+        RecipeError: it names no task, or needs a base that is left out.
+    """
+    rules = [read_rule(text) for text in recipe.evaluate.fail_if]
+    where = recipe.where("evaluate.fail_if")
+    for rule in rules:
+        if not of_rule(rule, jobs):
+            subjects = [name for job in jobs for name in (job.name, f"{_set_word(job)} {job.kind}")]
+            close = difflib.get_close_matches(rule.subject, subjects, n=1, cutoff=0.0)
+            fix = f"evaluate.fail_if: [{rule.text.replace(rule.subject, close[0], 1)}]" if close else ""
+            why = f"measured are {', '.join(job.name for job in jobs)}"
+            raise RecipeError(f"no task is called {rule.subject}", where=where, why=why, fix=fix)
+        if rule.compares and not with_base:
+            why = "it compares with the base"
+            raise RecipeError(f"the rule {rule.text!r} needs the base", where=where, why=why, fix="leave out --no-base")
+    return rules
+
+
+def of_rule(rule: Rule, jobs: Sequence[Job]) -> list[Job]:
+    """Lists the tasks that a rule speaks of."""
+    if named := [job for job in jobs if job.name == rule.subject]:
+        return named
+    parts = of_set(rule.subject)
+    if parts is None:
+        return []
+    wanted, kind = parts
+    return [job for job in jobs if job.kind == kind and wanted in (None, job.set)]
+
+
+def _set_word(job: Job) -> str:
+    return "held_out" if job.set == "domain" else job.set
 
 
 def _of_task(rule: Rule, task: Mapping[str, Any]) -> Iterator[str]:

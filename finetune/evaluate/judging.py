@@ -20,7 +20,7 @@ from finetune.completions import Busy, Refused, ask
 from finetune.endpoints import Endpoint
 from finetune.errors import OutsideError
 from finetune.evaluate.items import Question
-from finetune.evaluate.tasks import Job
+from finetune.evaluate.jobs import Job
 from finetune.statistics import paired_mean, sure_ratio, verdict
 
 SYSTEM = (

@@ -11,8 +11,10 @@ from finetune.data.vocabulary import Vocabulary
 from finetune.evaluate.answering import Answer
 from finetune.evaluate.calls import by_calls
 from finetune.evaluate.items import Question
+from finetune.evaluate.jobs import Job
+from finetune.evaluate.requests import Prompt
 from finetune.evaluate.scores import NO_ANSWER, Scored, spoken
-from finetune.evaluate.tasks import Job
+from finetune.evaluate.tasks import HARNESS
 from finetune.model import Score
 from finetune.statistics import Better, Interval, holm, paired_binary, paired_mean, sure_ratio, verdict, wilson
 
@@ -25,6 +27,8 @@ class Said:
     """Task -> of its examples."""
     answers: dict[tuple[int, ...], Answer] = field(default_factory=dict)
     """Prompt -> its answer."""
+    values: dict[str, list[float]] = field(default_factory=dict)
+    """Task of lm-evaluation-harness -> the figure of each item."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Results:
 def tasks_told(results: Results) -> list[dict[str, Any]]:
     """Gives the tasks as they stand in evaluation.json."""
     measured = [job for job in results.jobs if job.kind != "judge"]
-    return _with_verdicts([_loss(job, results) if job.kind == "loss" else _answers(job, results) for job in measured])
+    how = {"loss": _loss, HARNESS: _values}
+    return _with_verdicts([how.get(job.kind, _answers)(job, results) for job in measured])
 
 
 def _head(job: Job, unit: str, better: Better) -> dict[str, Any]:
@@ -81,19 +86,41 @@ def _loss(job: Job, results: Results) -> dict[str, Any]:
 def _answers(job: Job, results: Results) -> dict[str, Any]:
     """Tells the share of right answers of each side, and the differences."""
     right = {side: [each.right for each in results.scored(job, side)] for side in results.sides}
-    told = {side: _figure(wilson(sum(each), len(each))) for side, each in right.items()}
-    pairs = [
-        {"one": one, "other": other, "compared": paired_binary(right[one], right[other])}
-        for one, other in itertools.combinations(right, 2)
-    ]
+    task = {**_head(job, "share right", "higher"), **_shares(right)}
+    if job.kind == "tool_call":
+        task["calls"] = {side: _calls(job, results, side) for side in results.sides}
+    return task
+
+
+def _shares(right: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
+    """Tells of each side how many items are right, the differences, and how many items changed."""
     flips = None
     if "base" in right:
         both = list(zip(right["base"], right["tuned"], strict=True))
         flips = {"gained": both.count((False, True)), "lost": both.count((True, False))}
-    task = {**_head(job, "share right", "higher"), "scores": told, "pairs": pairs, "flips": flips}
-    if job.kind == "tool_call":
-        task["calls"] = {side: _calls(job, results, side) for side in results.sides}
-    return task
+    return {
+        "scores": {side: _figure(wilson(sum(each), len(each))) for side, each in right.items()},
+        "pairs": [
+            {"one": one, "other": other, "compared": paired_binary(right[one], right[other])}
+            for one, other in itertools.combinations(right, 2)
+        ],
+        "flips": flips,
+    }
+
+
+def _values(job: Job, results: Results) -> dict[str, Any]:
+    """Tells the harness's figure of each side: as shares where each item is right or wrong, else as means."""
+    assert job.benchmark is not None
+    values = {side: said.values[job.name] for side, said in results.sides.items()}
+    head = _head(job, job.benchmark.told["metric"], job.benchmark.better)
+    if all(value in (0, 1) for each in values.values() for value in each):
+        return {**head, **_shares({side: [value == 1 for value in each] for side, each in values.items()})}
+    pairs = [
+        {"one": one, "other": other, "compared": paired_mean(values[one], values[other])}
+        for one, other in itertools.combinations(values, 2)
+    ]
+    scores = {side: _figure(sure_ratio(each)) for side, each in values.items()}
+    return {**head, "scores": scores, "pairs": pairs, "flips": None}
 
 
 def _calls(job: Job, results: Results, side: str) -> dict[str, int]:
@@ -126,20 +153,21 @@ def _figure(interval: Interval) -> dict[str, float]:
 
 
 def notes(results: Results, tasks: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
-    """Yields what one should know of the answers.
+    """Yields what one should know of the tasks and the answers.
 
-    That is: which were cut, in which a thought never ended, and where always saying one thing would do as well.
+    Of answers: which were cut, in which a thought never ended, and where always saying one thing would do as well.
     """
+    yield from dict.fromkeys(note for job in results.jobs for note in job.notes)
     for task in tasks:
         for side, score in task["scores"].items():
             if "majority" in task and side != "base" and score["low"] <= task["majority"]["share"]:
                 yield f"{task['name']}: {side} is not shown to beat always saying {task['majority']['label']!r}"
-    asked = {each.ids for job in results.jobs for each in job.questions}
+    asked = prompts_of(results.jobs)
     for side, said in results.sides.items():
         cut = sum(not said.answers[ids].ended for ids in asked)
         silent = sum(spoken(said.answers[ids].text, results.thinking) is None for ids in asked)
         if cut:
-            yield f"{side}: {cut} of {len(asked)} answers were cut at {most} tokens; --max-new-tokens gives them more"
+            yield f"{side}: {cut} of {len(asked)} answers were cut at {most} tokens; --max-new-tokens gives more"
         if silent:
             yield f"{side}: {silent} of {len(asked)} answers never end their thought and count as no answer"
 
@@ -148,24 +176,24 @@ def rows(results: Results, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
     """Yields a line of items.jsonl for each item of each task."""
     for job in results.jobs:
         for number, item in enumerate(job.items):
-            shown: dict[str, Any]
-            if job.kind == "loss":
-                example = job.examples[number]
-                first = example.learnt.index(True)
-                shown = {
-                    "place": example.place,
-                    "prompt": vocabulary.decode(example.ids[:first]),
-                    "expected": vocabulary.decode(
-                        [i for i, learnt in zip(example.ids, example.learnt, strict=True) if learnt]
-                    ),
-                }
-            else:
-                asked = job.questions[number]
-                shown = {"place": asked.place, "prompt": asked.prompt, "expected": asked.expected}
-                if asked.calls:
-                    shown["expected_calls"] = [call["function"] for call in asked.calls]
+            shown = _shown(job, number, vocabulary)
             sides = {side: told for side in results.sides if (told := _of_item(job, number, side, results))}
             yield {"task": job.name, "item": item, **shown, "sides": sides}
+
+
+def _shown(job: Job, number: int, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Shows what an item asks and expects."""
+    if job.benchmark:
+        item = job.benchmark.items[number]
+        return {"place": item.place, "prompt": item.prompt, "expected": item.expected}
+    if job.kind == "loss":
+        example = job.examples[number]
+        learnt = [i for i, each in zip(example.ids, example.learnt, strict=True) if each]
+        prompt = vocabulary.decode(example.ids[: example.learnt.index(True)])
+        return {"place": example.place, "prompt": prompt, "expected": vocabulary.decode(learnt)}
+    asked = job.questions[number]
+    told: dict[str, Any] = {"place": asked.place, "prompt": asked.prompt, "expected": asked.expected}
+    return {**told, "expected_calls": [call["function"] for call in asked.calls]} if asked.calls else told
 
 
 def _of_item(job: Job, number: int, side: str, results: Results) -> dict[str, Any] | None:
@@ -176,6 +204,10 @@ def _of_item(job: Job, number: int, side: str, results: Results) -> dict[str, An
         found = said.losses[job.name]
         loss, tokens = found.losses[number], found.tokens[number]
         return {"answer": None, "score": None, "loss": loss / tokens, "tokens": tokens}
+    if job.benchmark:
+        answered = [said.answers[each.ids] for each in job.benchmark.items[number].requests if isinstance(each, Prompt)]
+        told = {"answer": answered[0].text if answered else None, "score": said.values[job.name][number], "loss": None}
+        return {**told, "tokens": sum(each.tokens for each in answered)}
     answer = said.answers[job.questions[number].ids]
     if job.kind == "judge":
         if side not in ("base", "tuned"):
@@ -188,6 +220,17 @@ def _of_item(job: Job, number: int, side: str, results: Results) -> dict[str, An
     return {**told, **({"why": scored.why} if scored.why else {}), **({} if answer.ended else {"cut": True})}
 
 
-def prompts_of(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
-    """Lists the prompts of all tasks, each once."""
-    return list(dict.fromkeys(each.ids for job in jobs for each in job.questions))
+def prompts_of(jobs: Sequence[Job], most: int = 0) -> dict[tuple[int, ...], int]:
+    """Lists the prompts of all tasks, each once, with the most tokens that its answer may have.
+
+    Args:
+        jobs: the tasks.
+        most: tokens of an answer, where its task does not say.
+    """
+    found: dict[tuple[int, ...], int] = {}
+    for job in jobs:
+        asked = [(each.ids, most) for each in job.questions]
+        asked += [(each.ids, each.most) for each in (job.benchmark.prompts if job.benchmark else ())]
+        for ids, allowed in asked:
+            found[ids] = max(found.get(ids, 0), allowed)
+    return found

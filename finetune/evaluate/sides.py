@@ -34,9 +34,9 @@ class Side:
     name: str
     told: dict[str, Any]
     """Of it for evaluation.json."""
-    losses: Callable[[Sequence[Example], Tell], Score] | None
-    """None if its loss cannot be measured here."""
-    answers: Callable[[Sequence[Sequence[int]], Tell], list[Answer]]
+    losses: Callable[[Sequence[Example], Tell], Score]
+    answers: Callable[[Sequence[Sequence[int]], int, Tell], list[Answer]]
+    """Prompts, and the most tokens of an answer."""
 
 
 def settings(renderer: Renderer, thinking: bool, max_new_tokens: int) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def find_ggufs(
         OutsideError: nothing here can run one.
     """
     if files and engine.answering() is None:
-        why, fix = "neither xllamacpp nor llama-cpp-python is installed", "pip install xllamacpp"
-        raise OutsideError("nothing here can run a GGUF file", where="--gguf", why=why, fix=fix)
+        why = "neither xllamacpp nor llama-cpp-python is installed"
+        raise OutsideError("nothing here can run a GGUF file", where="--gguf", why=why, fix=engine.GET_ONE)
     made = outputs.made_by(manifest.read(run.manifest))
     found = []
     for file in files:
@@ -106,7 +106,6 @@ def sides_of(
     Raises:
         ArtifactError: the run did not finish, or its plan, base or template is another one now.
     """
-    most: int = asked["sampling"]["max_new_tokens"]
     tuned = open_base(run, cache) if with_base and plan.method == "full" else open_tuned(run, cache)
     if with_base:
         yield _in_memory("base", {"what": plan.base}, tuned, plan, asked, as_base=tuned.adapter)
@@ -118,7 +117,7 @@ def sides_of(
     del tuned
     gc.collect()
     for file, told in ggufs:
-        yield _of_gguf(run, file, told, most)
+        yield _of_gguf(run, file, told)
 
 
 def _in_memory(
@@ -128,17 +127,17 @@ def _in_memory(
     dtype = "bfloat16" if device.type == "cuda" else "float32"
     weights = ", base in 4 bits" if plan.method == "qlora" else ""
     told = {**what, "engine": f"transformers {version('transformers')} {device.type} {dtype}{weights}", **asked}
-    most: int = asked["sampling"]["max_new_tokens"]
 
     def losses(examples: Sequence[Example], tell: Tell) -> Score:
-        found = []
-        with base_alone(tuned.model) if as_base else nullcontext():
+        def told() -> Iterator[Example]:
             for example in examples:
-                found.append(score(tuned.model, [example]))
+                yield example
                 tell(len(example))
-        return Score(tuple(each.losses[0] for each in found), tuple(each.tokens[0] for each in found))
 
-    def answers(prompts: Sequence[Sequence[int]], tell: Tell) -> list[Answer]:
+        with base_alone(tuned.model) if as_base else nullcontext():
+            return score(tuned.model, told())
+
+    def answers(prompts: Sequence[Sequence[int]], most: int, tell: Tell) -> list[Answer]:
         torch.manual_seed(asked["sampling"]["seed"])
         with base_alone(tuned.model) if as_base else nullcontext():
             return answer_all(tuned, prompts, most, tell)
@@ -146,13 +145,14 @@ def _in_memory(
     return Side(name, told, losses, answers)
 
 
-def _of_gguf(run: Run, file: Path, told: dict[str, Any], most: int) -> Side:
+def _of_gguf(run: Run, file: Path, told: dict[str, Any]) -> Side:
     def losses(examples: Sequence[Example], tell: Tell) -> Score:
-        found = engine.losses_of(file, [(example.ids, example.learnt) for example in examples])
-        tell(sum(map(len, examples)))
-        return Score(tuple(found), tuple(sum(example.learnt[1:]) for example in examples))
+        costs, likeliest = engine.losses_of(file, [(example.ids, example.learnt) for example in examples])
+        for example in examples:
+            tell(len(example))
+        return Score(tuple(costs), tuple(sum(example.learnt[1:]) for example in examples), tuple(likeliest))
 
-    def answers(prompts: Sequence[Sequence[int]], tell: Tell) -> list[Answer]:
+    def answers(prompts: Sequence[Sequence[int]], most: int, tell: Tell) -> list[Answer]:
         return [Answer(*each) for each in engine.answer_all(file, prompts, most, tell)]
 
-    return Side(run.named(file), told, losses if engine.is_installed() else None, answers)
+    return Side(run.named(file), told, losses, answers)

@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from finetune import __version__, engine
+from finetune import __version__
 from finetune.data import Renderer, renderer_of
 from finetune.data.vocabulary import Vocabulary
 from finetune.endpoints import Endpoint
 from finetune.errors import ArtifactError, ProofFailed
 from finetune.evaluate import gate
+from finetune.evaluate.benchmarks import Benchmark, read_benchmark
 from finetune.evaluate.comparing import check_alike
 from finetune.evaluate.items import Rows, held_out_rows, rows_of_file
+from finetune.evaluate.jobs import Job, job_of_judge, make_jobs
 from finetune.evaluate.judging import judge_all, judge_told
 from finetune.evaluate.results import Results, Said, notes, prompts_of, rows, tasks_told
 from finetune.evaluate.sides import Side, find_ggufs, settings, sides_of
-from finetune.evaluate.tasks import Job, check_rules, job_of_judge, make_jobs, of_rule, wished
+from finetune.evaluate.tasks import wished
 from finetune.hub import fetch
 from finetune.merge.order import Order, take
+from finetune.model import Score
 from finetune.plan import read_plan
-from finetune.recipe import Recipe, Rule, Task, load
+from finetune.recipe import HarnessTask, Recipe, Rule, Task, load
 from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest, outputs, resume
 from finetune.stopping import Stop
 
@@ -84,10 +87,10 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
         ggufs = find_ggufs(run, wish.ggufs, folder, asked)
         said, told_sides = {}, {}
         for side in sides_of(run, plan, wish.base, ggufs, asked, wish.cache):
-            said[side.name], told_sides[side.name] = _measure(side, jobs, progress)
+            said[side.name], told_sides[side.name] = _measure(side, jobs, wish.max_new_tokens, progress)
         check_alike(told_sides)
         results, tasks = _scored(Results(tuple(jobs), said, thinking), wish, progress)
-        judged = [(rule, [job.name for job in of_rule(rule, jobs)]) for rule in rules]
+        judged = [(rule, [job.name for job in gate.of_rule(rule, jobs)]) for rule in rules]
         failed = gate.failures(judged, tasks)
         told = {
             "format": FORMAT,
@@ -96,7 +99,7 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
             "sides": told_sides,
             "tasks": tasks,
             "gate": {"rules": [rule.text for rule in rules], "failed": failed},
-            "notes": [*_notes(jobs, said), *notes(results, tasks, wish.max_new_tokens), *gate.blind(judged, tasks)],
+            "notes": [*notes(results, tasks, wish.max_new_tokens), *gate.blind(judged, tasks)],
         }
         stop.idle = ""  # from here on a signal waits until both files and their entry are there
         _write(run, told, results, renderer.vocabulary)
@@ -139,8 +142,12 @@ def _jobs(
             files[key] = rows_of_file(task, recipe, renderer, thinking, wish.limit)
         return files[key]
 
-    jobs = make_jobs(tasks, held_out, rows_of)
-    rules = check_rules(recipe, jobs, wish.base)  # of which none can speak of the judge
+    def benchmark_of(task: HarnessTask) -> Benchmark:
+        say(f"reading the task {task.lm_eval} of lm-evaluation-harness")
+        return read_benchmark(task, renderer, thinking, wish.limit, wish.max_new_tokens)
+
+    jobs = make_jobs(tasks, held_out, rows_of, benchmark_of)
+    rules = gate.check_rules(recipe, jobs, wish.base)  # of which none can speak of the judge
     if wish.judge is not None:
         jobs.append(job_of_judge(held_out, wish.base))
     for job in jobs:
@@ -161,20 +168,28 @@ def _scored(results: Results, wish: Wish, progress: Progress) -> tuple[Results, 
     return replace(results, preferred=preferred), [*tasks, judge_told(job, wish.judge, judged, answers)]
 
 
-def _measure(side: Side, jobs: Sequence[Job], progress: Progress) -> tuple[Said, dict[str, Any]]:
+def _measure(side: Side, jobs: Sequence[Job], most: int, progress: Progress) -> tuple[Said, dict[str, Any]]:
     """Lets a side do everything; gives what it did, and what is told of it."""
     said, told = Said(), dict(side.told)
     for job in jobs:
-        if job.kind == "loss" and side.losses is not None:
-            said.losses[job.name] = side.losses(
-                job.examples, _teller(f"{side.name}: loss", len(job.examples), progress)
-            )
-    if prompts := prompts_of(jobs):
+        examples = job.benchmark.weighed if job.benchmark else job.examples
+        if examples:
+            tell = _teller(f"{side.name}: {job.kind if job.kind == 'loss' else job.name}", len(examples), progress)
+            said.losses[job.name] = side.losses(examples, tell)
+    if prompts := prompts_of(jobs, most):
         began = time.monotonic()
-        answers = side.answers(prompts, _teller(f"{side.name}: answers", len(prompts), progress))
-        seconds, tokens = time.monotonic() - began, sum(answer.tokens for answer in answers)
-        said.answers = dict(zip(prompts, answers, strict=True))
-        told["speed"] = {"answers": len(answers), "tokens": tokens, "seconds": round(seconds, 2)}
+        tell = _teller(f"{side.name}: answers", len(prompts), progress)
+        for allowed in sorted(set(prompts.values())):
+            alike = [ids for ids, each in prompts.items() if each == allowed]
+            said.answers |= zip(alike, side.answers(alike, allowed, tell), strict=True)
+        seconds, tokens = time.monotonic() - began, sum(answer.tokens for answer in said.answers.values())
+        told["speed"] = {"answers": len(prompts), "tokens": tokens, "seconds": round(seconds, 2)}
+    for job in jobs:
+        if job.benchmark:
+            answers = [said.answers[each.ids].text for each in job.benchmark.prompts]
+            score = said.losses.get(job.name, Score((), ()))
+            costs = list(zip(score.losses, score.likeliest, strict=True))
+            said.values[job.name] = job.benchmark.values(answers, costs)
     return said, told
 
 
@@ -187,14 +202,6 @@ def _teller(what: str, whole: int, progress: Progress) -> Callable[[int], None]:
         progress(what, done, whole, tokens)
 
     return tell
-
-
-def _notes(jobs: Sequence[Job], said: dict[str, Said]) -> Iterator[str]:
-    """Yields what one should know of the items and the sides."""
-    yield from dict.fromkeys(note for job in jobs for note in job.notes)
-    for side, each in said.items():
-        if any(job.kind == "loss" and job.name not in each.losses for job in jobs):
-            yield f"{side}: no loss was measured; {engine.NO_LOSS}"
 
 
 def _write(run: Run, told: dict[str, Any], results: Results, vocabulary: Vocabulary) -> None:

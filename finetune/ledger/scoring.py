@@ -57,8 +57,8 @@ def score_gguf(file: Path, examples: Sequence[Example]) -> Score:
     Raises:
         ProofFailed: it cannot run the file.
     """
-    tokens = tuple(sum(example.learnt[1:]) for example in examples)
-    return Score(tuple(engine.losses_of(file, [(example.ids, example.learnt) for example in examples])), tokens)
+    costs, likeliest = engine.losses_of(file, [(example.ids, example.learnt) for example in examples])
+    return Score(tuple(costs), tuple(sum(example.learnt[1:]) for example in examples), tuple(likeliest))
 
 
 def _batches(examples: Sequence[Example]) -> Iterator[list[int]]:

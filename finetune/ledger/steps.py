@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +83,12 @@ def _ggufs(run: Run, told: dict[str, Any]) -> Iterator[Step]:
         yield Step("gguf", "q4_k_m, q8_0", takes=outputs.command("export", run))
     for file, kind, digest in sorted(there, key=lambda each: -each[0].stat().st_size):
         size = file.stat().st_size
-        if not engine.is_installed():
-            yield Step("gguf", kind, num_bytes=size, takes=engine.NO_LOSS)
+        if (by := engine.answering()) is None:
+            yield Step("gguf", kind, num_bytes=size, takes=engine.GET_ONE)
             continue
         out = [] if file.parent == run.path / "gguf" else ["--out", str(file.parent)]
         outputs.check(run, {run.named(file): digest}, outputs.command("export", run, "--gguf", kind, *out))
-        by = f"llama.cpp, llama-cpp-python {version('llama-cpp-python')}"
-        yield Step("gguf", kind, by, size, partial(score_gguf, file))
+        yield Step("gguf", kind, f"llama.cpp, {by}", size, partial(score_gguf, file))
 
 
 def _kind(name: str) -> str | None:

@@ -1,6 +1,6 @@
 """Floor 2: the recipe, read without torch, every mistake told with its line and its cure."""
 
-from finetune.recipe.evaluation import Evaluate, Task
+from finetune.recipe.evaluation import Evaluate, HarnessTask, Task
 from finetune.recipe.gate import Rule, WrongRule, of_set, read_rule
 from finetune.recipe.listing import json_schema, keys
 from finetune.recipe.loading import RECIPES, dump, load, load_or_rows
@@ -30,6 +30,7 @@ __all__ = [
     "Data",
     "Evaluate",
     "Family",
+    "HarnessTask",
     "Lora",
     "Memory",
     "Parallel",

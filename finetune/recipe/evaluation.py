@@ -46,6 +46,9 @@ def nearest_score(word: str) -> str:
     return meant.get(lowered) or (close[0] if close else "exact")
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
+
+
 class Task(Section):
     """One way to compare answers or losses, on one set of rows."""
 
@@ -55,7 +58,7 @@ class Task(Section):
     """Rows that are asked. Default: those that training held out."""
     set: Literal["domain", "regression"] = "domain"
     """`regression` for what the model could do before and should not forget."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")] | None = None
+    name: Name | None = None
     """How it is called. Default: the set or the file, and the score."""
     pattern: Annotated[str, Field(min_length=1), AfterValidator(_pattern)] | None = None
     """Of `regex`: what is compared is its first group in the last place where it matches."""
@@ -81,12 +84,32 @@ class Task(Section):
         return self
 
 
+class HarnessTask(Section):
+    """A task of lm-evaluation-harness, asked of each side as everything else is."""
+
+    lm_eval: Annotated[str, Field(pattern=r"^\S.{0,500}$")]
+    """Its name there, a group's or a tag's, or a YAML file in the harness's own form."""
+    metric: Annotated[str, Field(min_length=1)] | None = None
+    """Which figure of an item counts, with its filter after a comma: `exact_match,strict-match`. Default: the first."""
+    few_shot: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Examples before the question, as turns of their own. Default: as the task says."""
+    set: Literal["domain", "regression"] = "regression"
+    """`domain` where it asks for what the tuning should teach."""
+    name: Name | None = None
+    """How it is called. Default: as in the harness."""
+
+
 def _kind_of_task(given: Any) -> str:
+    if isinstance(given, HarnessTask) or (isinstance(given, dict) and "lm_eval" in given):
+        return "benchmark"
     return "task" if isinstance(given, dict | Task) else "word"
 
 
 OneTask = Annotated[
-    Annotated[str, AfterValidator(_word), Tag("word")] | Annotated[Task, Tag("task")], Discriminator(_kind_of_task)
+    Annotated[str, AfterValidator(_word), Tag("word")]
+    | Annotated[Task, Tag("task")]
+    | Annotated[HarnessTask, Tag("benchmark")],
+    Discriminator(_kind_of_task),
 ]
 
 
@@ -94,6 +117,7 @@ class Evaluate(Section):
     """How base and tuned model are compared."""
 
     tasks: Annotated[tuple[OneTask, ...], Field(min_length=1)] | None = None
-    """Scores of held-out rows, or `{score, file, set, ...}`; see docs/evaluate.md. Default: what the rows allow."""
+    """Scores of held-out rows, `{score, file, set, ...}` or `{lm_eval: gsm8k}`; see docs/evaluate.md. Default: what the
+    rows allow."""
     fail_if: tuple[Annotated[str, AfterValidator(_rule)], ...] = ()
     """Rules that fail the evaluation, such as `regression exact drops more than 0.02`."""

@@ -42,8 +42,9 @@ def _paths(values: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     holder, name = holder_of(values, "evaluate.tasks")
     tasks = holder.get(name)
     for i, task in enumerate(tasks if isinstance(tasks, list) else ()):
-        for part in ("file", "json_schema"):
-            if isinstance(task, dict) and isinstance(task.get(part), str):
+        for part in ("file", "json_schema", "lm_eval"):
+            told = task.get(part) if isinstance(task, dict) else None
+            if isinstance(told, str) and (part != "lm_eval" or told.endswith((".yaml", ".yml"))):
                 yield f"evaluate.tasks.{i}.{part}", task, part
 
 

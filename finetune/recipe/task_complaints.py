@@ -9,7 +9,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from finetune.errors import Problem
-from finetune.recipe.evaluation import Task, nearest_score
+from finetune.recipe.evaluation import HarnessTask, Task, nearest_score
 from finetune.recipe.gate import EXAMPLE
 from finetune.recipe.proposals import show
 
@@ -25,6 +25,9 @@ EXAMPLES = {
     "named": "last",
     "json_schema": "answer.schema.json",
     "columns": "{prompt: question, completion: answer}",
+    "lm_eval": "gsm8k",
+    "metric": "exact_match",
+    "few_shot": "5",
 }
 """Of each key of a task."""
 
@@ -52,7 +55,7 @@ def _inside(
 ) -> Problem:
     _, of, number, *inner = finding["loc"]
     shown, kind, context = f"evaluate.{of}[{number}]", finding["type"], finding.get("ctx", {})
-    names = [part for part in inner if isinstance(part, str) and part not in ("task", "word")]
+    names = [part for part in inner if isinstance(part, str) and part not in ("task", "word", "benchmark")]
     where = place(["evaluate", str(of), str(number), *names[:1]])
     told = show(finding["input"])
     told = told if len(told) <= 60 else f"{told[:59]}…"
@@ -66,8 +69,9 @@ def _inside(
         )
     name = names[0]
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(name, Task.model_fields, n=1, cutoff=0.4) or ["score"]
-        why = f"a task has {', '.join(Task.model_fields)}"
+        fields = (HarnessTask if "benchmark" in inner else Task).model_fields
+        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.4) or [next(iter(fields))]
+        why = f"a task has {', '.join(fields)}"
         return Problem(f"{shown} has no key {name}", where, why, f"{close[0]}: {EXAMPLES[close[0]]}")
     if kind == "missing":
         return Problem(f"{shown} has no {name}", where, "it says what is measured", f"{name}: {EXAMPLES[name]}")

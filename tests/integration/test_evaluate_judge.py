@@ -12,8 +12,8 @@ from finetune.endpoints import Endpoint, endpoint
 from finetune.errors import OutsideError, RecipeError
 from finetune.evaluate import judging
 from finetune.evaluate.items import Question, Rows
+from finetune.evaluate.jobs import job_of_judge
 from finetune.evaluate.judging import PROMPT_SHA256, Judged, judge_all, judge_told
-from finetune.evaluate.tasks import job_of_judge
 
 QUESTIONS = tuple(Question(str(i), f"rows:{i}", (i,), f"colour {i}?", "blue", (), ()) for i in range(8))
 ANSWERS = [("grey as a stone", "blue")] * 5 + [("blue", "the colour is grey")] * 2 + [("blue", "blue")]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from finetune.data.rendering import Example
 from finetune.errors import DataError, RecipeError
 from finetune.evaluate.items import Question, Rows
-from finetune.evaluate.tasks import Job, make_jobs, wished
-from finetune.recipe import Recipe, Task, load
+from finetune.evaluate.jobs import Job, make_jobs
+from finetune.evaluate.tasks import wished
+from finetune.recipe import HarnessTask, Recipe, Task, load
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"city": "Oslo"}}}
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
@@ -23,8 +24,12 @@ def rows(*expected: str, calls: tuple[dict[str, Any], ...] = (), tools: tuple[di
     return Rows("held_out", tuple(asked), (Example([1, 2], [False, True], "rows:1"),))
 
 
+def no_benchmark(wish: HarnessTask) -> NoReturn:
+    raise AssertionError(wish)
+
+
 def jobs(held_out: Rows, *tasks: Task) -> list[Job]:
-    return make_jobs(tasks or None, held_out, lambda task: held_out)
+    return make_jobs(tasks or None, held_out, lambda task: held_out, no_benchmark)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,8 @@ def test_an_evaluation_asks_the_gguf_what_it_asks_the_run(run: Run, tmp_path: Pa
     (gguf,) = (run.path / "gguf").glob("*.gguf")
     rows = [json.dumps({"prompt": f"colour {i}?", "completion": "blue"}) for i in (7, 300, 41)]
     (tmp_path / "asked.jsonl").write_text("\n".join(rows))
-    tasks = (f"evaluate.tasks=[{{score: exact, file: {tmp_path / 'asked.jsonl'}}}]",)
+    file = tmp_path / "asked.jsonl"
+    tasks = (f"evaluate.tasks=[{{score: exact, file: {file}}}, {{score: loss, file: {file}}}]",)
 
     def evaluated(file: Path) -> None:
         wish = Wish(False, (file,), max_new_tokens=12, overrides=tasks)
@@ -115,8 +116,12 @@ def test_an_evaluation_asks_the_gguf_what_it_asks_the_run(run: Run, tmp_path: Pa
     assert list(told["sides"]) == ["tuned", name]
     assert told["sides"][name]["engine"].startswith("llama.cpp, ")
     for row in map(json.loads, run.evaluated_items.read_text().splitlines()):
-        expected = {"answer": "blue", "score": 1.0, "loss": None, "tokens": 4}
-        assert row["sides"] == {"tuned": expected, name: expected}
+        if row["task"] == "asked exact":
+            expected = {"answer": "blue", "score": 1.0, "loss": None, "tokens": 4}
+            assert row["sides"] == {"tuned": expected, name: expected}
+        else:  # llama.cpp rounds activations to bfloat16; the answer costs a thousandth of a nat
+            assert row["sides"][name]["loss"] == pytest.approx(row["sides"]["tuned"]["loss"], rel=0.05)
+            assert row["sides"][name]["tokens"] == 4
     whole = gguf.read_bytes()
     for old, new, what in [
         (b"You have access to the", b"You lack access to the", "the chat template of the GGUF is not the run's"),

@@ -1,0 +1,188 @@
+"""Tasks of lm-evaluation-harness: its documents, examples, filters and metrics; our prompts, models and statistics.
+
+The harness writes messages, and each is rendered as the run is served: same template, system prompt and thinking mode.
+Its own model classes are not used, so that base, tuned model and GGUF are asked by the code that asks everything else.
+Source: lm_eval 0.4.13, api/task.py and tasks/manager.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.data import Example, Renderer
+from finetune.errors import RecipeError
+from finetune.evaluate.harness import WHERE, load_tasks, told_wrongs
+from finetune.evaluate.requests import Contexts, Item, Prompt, items_of
+from finetune.evaluate.scores import spoken
+from finetune.recipe import HarnessTask
+from finetune.statistics import Better
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A task of the harness that has no others below it, with its items."""
+
+    task: Any
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task or a group of tasks, with what is asked."""
+
+    metric: str
+    filter: str
+    better: Better
+    items: tuple[Item, ...]
+    told: Mapping[str, Any]
+    notes: tuple[str, ...]
+    thinking: bool
+    _leaves: tuple[_Leaf, ...]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What is answered, in its order."""
+        return [each for item in self.items for each in item.requests if isinstance(each, Prompt)]
+
+    @property
+    def weighed(self) -> list[Example]:
+        """What is scored by its likelihood, in its order."""
+        return [each for item in self.items for each in item.requests if isinstance(each, Example)]
+
+    def values(self, answers: Sequence[str], costs: Sequence[tuple[float, bool]]) -> list[float]:
+        """Lets the harness score what one side did.
+
+        Args:
+            answers: to the prompts, in their order, with their reasoning.
+            costs: of what is weighed, in its order: nats, and whether all its tokens are the likeliest.
+
+        Returns:
+            The figure of each item, in their order.
+        """
+        said, weighed = iter(answers), iter(costs)
+        found: list[float] = []
+        for leaf in self._leaves:
+            given = [
+                _cut(spoken(next(said), self.thinking) or "", each.until)
+                if isinstance(each, Prompt)
+                else _likelihood(*next(weighed))
+                for item in leaf.items
+                for each in item.requests
+            ]
+            found += [float(each[self.metric]) for each in _scored(leaf.task, given)[self.filter]]
+        return found
+
+
+def read_benchmark(wish: HarnessTask, renderer: Renderer, thinking: bool, limit: int | None, most: int) -> Benchmark:
+    """Reads a task and everything that it asks, before any model is loaded.
+
+    Args:
+        wish: of the recipe.
+        renderer: as the run renders.
+        thinking: as the run asks.
+        limit: the most items of each of its tasks; which they are is as good as chance, and the same every time.
+        most: tokens of an answer, where the task asks for fewer.
+
+    Raises:
+        DataError: it has no items.
+        OutsideError: the harness, a package of the task or its rows are not there.
+        RecipeError: there is no such task or metric, or it cannot be asked as the run is served.
+    """
+    tasks, harness = load_tasks(wish)
+    contexts = Contexts(renderer, thinking)
+    leaves = []
+    for task in tasks:
+        if wish.few_shot is not None:
+            task.set_config("num_fewshot", wish.few_shot)
+        leaves.append(_Leaf(task, tuple(items_of(task, contexts, limit, most))))
+    items = tuple(item for leaf in leaves for item in leaf.items)
+    metric, of_filter = _metric(wish, [leaf.task for leaf in leaves])
+    better: Better = "higher" if tasks[0].higher_is_better().get(metric, True) else "lower"
+    told = {
+        "harness": harness,
+        "metric": metric if of_filter == "none" else f"{metric},{of_filter}",
+        "few_shot": sorted({task.get_config("num_fewshot") or 0 for task in tasks}),
+        "versions": {task.task_name: _version(task) for task in tasks},
+    }
+    return Benchmark(metric, of_filter, better, items, told, tuple(_notes(wish, tasks)), thinking, tuple(leaves))
+
+
+def _metric(wish: HarnessTask, tasks: Sequence[Any]) -> tuple[str, str]:
+    """Finds the figure that counts, in which every item has one, by scoring empty answers.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    found: list[str] = []
+    whole: set[str] = set()
+    for number, task in enumerate(tasks):
+        nothing = [("" if each.request_type == "generate_until" else (-1.0, False)) for each in task.instances]
+        of_task = []
+        with told_wrongs(task.task_name):
+            scored = _scored(task, nothing)
+        for name, items in scored.items():
+            figures = {metric: value for each in items for metric, value in each.items()}
+            of_task += [f"{metric},{name}" for metric, value in figures.items() if _is_figure(value)]
+            whole |= {metric for metric, value in figures.items() if not _is_figure(value)}
+        found = of_task if number == 0 else [each for each in found if each in of_task]
+    named = [each for each in found if wish.metric in (None, each, each.partition(",")[0])]
+    if not named:
+        why = f"of each item it tells {', '.join(found) or 'nothing'}"
+        if wish.metric and wish.metric.partition(",")[0] in whole:
+            why = f"it is a figure of the whole set, of which nothing can be paired; {why}"
+        fix = f"metric: {found[0]}" if found else "leave the task out"
+        what = f"{wish.lm_eval} has no metric {wish.metric or 'of items'}"
+        raise RecipeError(what, where=WHERE, why=why, fix=fix)
+    metric, _, of_filter = named[0].partition(",")
+    return metric, of_filter
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) or (hasattr(value, "dtype") and value.ndim == 0)  # numpy's numbers too
+
+
+def _scored(task: Any, given: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
+    """Gives, of each filter of a task, the metrics of each document.
+
+    Args:
+        task: of the harness, with its requests.
+        given: the response to each.
+    """
+    by_doc: dict[int, list[Any]] = {}
+    for instance, response in zip(task.instances, given, strict=True):
+        instance.resps, instance.filtered_resps = [response], {}
+        by_doc.setdefault(instance.doc_id, []).append(instance)
+    task.apply_filters()
+    return {
+        name: [
+            task.process_results(instances[0].doc, [each.filtered_resps[name] for each in instances])
+            for instances in by_doc.values()
+        ]
+        for name in task.instances[0].filtered_resps
+    }
+
+
+def _cut(answer: str, until: Sequence[str]) -> str:
+    """Ends an answer before the first of the texts at which it should have ended."""
+    ends = [at for text in until if text and (at := answer.find(text)) >= 0]
+    return answer[: min(ends)] if ends else answer
+
+
+def _likelihood(cost: float, likeliest: bool) -> tuple[float, bool]:
+    return -cost, likeliest
+
+
+def _version(task: Any) -> str:
+    metadata = task.get_config("metadata") or {}
+    return str(metadata.get("version", task.VERSION))
+
+
+def _notes(wish: HarnessTask, tasks: Sequence[Any]) -> list[str]:
+    found = []
+    if len(tasks) > 1:
+        found.append(f"{wish.lm_eval}: the items of its {len(tasks)} tasks count alike")
+    if any((task.get_config("generation_kwargs") or {}).get("do_sample") for task in tasks):
+        found.append(f"{wish.lm_eval}: it would have answers drawn by chance; they are the likeliest here")
+    return found

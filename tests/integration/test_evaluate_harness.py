@@ -1,0 +1,146 @@
+"""Tasks of lm-evaluation-harness beside our own: paired, gated, and refused where they cannot be asked as a run is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune.errors import FinetuneError, OutsideError, ProofFailed, RecipeError
+from finetune.evaluate.benchmarks import read_benchmark
+from finetune.evaluate.tasks import wished
+from finetune.evaluate.verb import Wish, evaluate
+from finetune.generate import open_tuned
+from finetune.recipe import HarnessTask, load
+from finetune.run import Run
+from finetune.stopping import Stop
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def silent(*_: Any) -> None:
+    """Takes what would be told to a user."""
+
+
+def task(folder: Path, name: str, **more: Any) -> Path:
+    """Twelve questions that the toy answers with `blue`, which is right, but for the last."""
+    rows = [{"question": f"colour {i}?", "answer": "blue" if i < 41 else "red"} for i in range(30, 42)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12},
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        **more,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(told))
+    return folder / f"{name}.yaml"
+
+
+@pytest.fixture
+def blue(blue_run: Run) -> Run:
+    """A copy beside it, so that the paths in its recipe hold."""
+    return Run(shutil.copytree(blue_run.path, blue_run.path.with_name(f"blue-{time.monotonic_ns()}")))
+
+
+def test_a_benchmark_is_paired_and_gated_as_a_task_of_ours(blue: Run, tmp_path: Path) -> None:
+    file = task(tmp_path, "colours")
+    choices = {"output_type": "multiple_choice", "doc_to_choice": ["blue", "red"], "metric_list": [{"metric": "acc"}]}
+    other = task(tmp_path, "choices", **choices, generation_kwargs=None)
+    told = [{"lm_eval": str(file)}, {"lm_eval": str(other), "name": "named", "set": "domain"}]
+    words = (f"evaluate.tasks={json.dumps(told)}", 'evaluate.fail_if=["colours rises more than 0.1"]')
+    with pytest.raises(ProofFailed, match="the gate failed") as failed:
+        evaluate(blue, Wish(overrides=words, max_new_tokens=4), Stop(), silent, silent)
+    assert "colours rises more than 0.1: colours of tuned changed by +0.9167" in failed.value.problems[0].why
+    first, second = json.loads(blue.evaluation.read_text())["tasks"]
+    assert (first["name"], first["kind"], first["set"], first["items"]) == ("colours", "lm_eval", "regression", 12)
+    assert (first["unit"], first["better"], first["flips"]) == ("exact_match", "higher", {"gained": 11, "lost": 0})
+    assert first["scores"]["tuned"]["value"] == pytest.approx(11 / 12)
+    assert first["pairs"][0]["p"] == pytest.approx(2 / 2**11)
+    assert first["few_shot"] == [0]
+    assert first["harness"].startswith("lm_eval 0.")
+    assert (second["name"], second["set"], second["unit"]) == ("named", "domain", "acc")
+    items = [row for row in map(json.loads, blue.evaluated_items.read_text().splitlines()) if row["task"] == "colours"]
+    assert items[0]["sides"]["tuned"] == {"answer": "blue", "score": 1.0, "loss": None, "tokens": 4}
+    assert (items[0]["place"], items[0]["prompt"], items[0]["expected"]) == ("colours:0", "colour 30?", "blue")
+
+
+def test_a_figure_between_right_and_wrong_is_drawn_and_one_of_the_whole_set_refused(blue: Run, tmp_path: Path) -> None:
+    """The metric of each item is what the task's own function says."""
+    (tmp_path / "own.py").write_text(
+        "def score(doc, results):\n"
+        "    return {'letters': len(results[0]) / 10, 'corpus': (results[0], doc['answer'])}\n"
+    )
+    file = task(tmp_path, "letters")
+    text = file.read_text().replace("metric_list:", "process_results: !function own.score\nmetric_list:")
+    file.write_text(text.replace("metric: exact_match", "metric: letters"))
+    words = (f"evaluate.tasks=[{{lm_eval: {file}}}]",)
+    (told,) = evaluate(blue, Wish(overrides=words, limit=8), Stop(), silent, silent)["tasks"]
+    assert told["scores"]["tuned"]["value"] == pytest.approx(0.4)
+    assert (told["unit"], told["items"], told["flips"]) == ("letters", 8, None)
+    with pytest.raises(RecipeError, match="has no metric corpus") as error:
+        read_benchmark(HarnessTask(lm_eval=str(file), metric="corpus"), open_tuned(blue).renderer, False, None, 4)
+    assert "of which nothing can be paired; of each item it tells letters,none" in error.value.problems[0].why
+
+
+@pytest.mark.parametrize(
+    ("more", "thinking", "error", "told"),
+    [
+        ({"repeats": 4}, False, RecipeError, "it asks for several answers to a question"),
+        (
+            {"output_type": "loglikelihood_rolling"},
+            False,
+            RecipeError,
+            "bare text, which a chat model is not asked for",
+        ),
+        ({"output_type": "loglikelihood"}, True, RecipeError, "this run thinks before it answers"),
+        ({"gen_prefix": "It is"}, True, RecipeError, "this would stand in its thought"),
+        ({"unsafe_code": True}, False, RecipeError, "it runs what a model writes"),
+        ({"doc_to_text": "{{nothing}}"}, False, RecipeError, "nothing"),
+        ({"dataset_path": "acme/none"}, False, OutsideError, "acme/none"),
+        ({"dataset_kwargs": {"data_files": {"test": "none.jsonl"}}}, False, OutsideError, "none.jsonl"),
+        ({"metric_list": [{"metric": "brier_score"}]}, False, RecipeError, ""),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_a_model_is(
+    blue_run: Run, tmp_path: Path, more: dict[str, Any], thinking: bool, error: type[FinetuneError], told: str
+) -> None:
+    file, renderer = task(tmp_path, "odd", **more), open_tuned(blue_run).renderer
+    with pytest.raises(error) as raised:
+        read_benchmark(HarnessTask(lm_eval=str(file)), renderer, thinking, None, 4)
+    assert told in raised.value.problems[0].why
+    assert raised.value.problems[0].fix
+
+
+@pytest.mark.slow
+def test_a_name_that_the_harness_does_not_know_is_told_with_the_nearest(blue_run: Run) -> None:
+    """And one whose packages or rows are not here with what it takes."""
+    renderer = open_tuned(blue_run).renderer
+    with pytest.raises(RecipeError, match="the harness has no task gsmk8") as error:
+        read_benchmark(HarnessTask(lm_eval="gsmk8"), renderer, False, None, 4)
+    assert error.value.problems[0].fix.startswith("lm_eval: gsm")
+    with pytest.raises(OutsideError, match="the rows of the task gsm8k cannot be had"):
+        read_benchmark(HarnessTask(lm_eval="gsm8k"), renderer, False, None, 4)
+
+
+def test_the_recipe_tells_a_benchmark_and_the_command_line_too(blue_run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    start = "base: Qwen/Qwen3.6-27B\ndata: {train: r.jsonl}\nevaluate: {tasks: [loss, "
+    recipe.write_text(start + "{lm_eval: t/mine.yaml, metric: acc, few_shot: 5}]}\n")
+    told = load(recipe)
+    mine = HarnessTask(lm_eval=str(tmp_path / "t" / "mine.yaml"), metric="acc", few_shot=5)
+    assert wished(told, ("mine", "lm_eval:gsm8k")) == (mine, HarnessTask(lm_eval="gsm8k"))
+    recipe.write_text(start + "{lm_eval: gsm8k, fewshot: 5}]}\n")
+    with pytest.raises(RecipeError, match="has no key fewshot") as error:
+        load(recipe)
+    assert error.value.problems[0].fix == "few_shot: 5"

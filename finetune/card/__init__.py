@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from finetune.card.benchmarks import benchmark_results
 from finetune.card.page import make_card
 from finetune.licences import Verdict
 from finetune.provenance import Artifact, read_facts
 from finetune.run import Run
 
-__all__ = ["Artifact", "card_of", "license_of", "make_card"]
+__all__ = ["Artifact", "benchmark_results", "card_of", "license_of", "make_card"]
 
 
 def card_of(run: Run, artifact: Artifact, repo: str | None = None, made_of: str | None = None) -> str:

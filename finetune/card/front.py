@@ -71,8 +71,8 @@ def _result(facts: Facts, measured: Measured) -> EvalResult:
     items = "" if measured.items is None else f", {measured.items} rows"
     return EvalResult(
         task_type="text-generation",
-        dataset_type="held-out",
-        dataset_name=one_line(f"{measured.task}, of the run's own rows"),
+        dataset_type=measured.dataset,
+        dataset_name=one_line(f"{measured.task}, {measured.rows}"),
         dataset_config=one_line(measured.task),  # else the client lays two tasks under one name
         metric_type=SCORES.get(measured.kind, measured.kind),
         metric_name=one_line(f"{measured.kind}{items}{within}"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.card.text import code, figure, plain, table
@@ -25,12 +25,15 @@ class Measured:
 
     task: str
     kind: str
-    """Of the score: loss, exact, …"""
+    """Of the score: loss, exact, …, or the harness's metric."""
     value: float
     low: float | None
     high: float | None
     """Of the 95 % interval; None where none was computed."""
     items: int | None
+    dataset: str = "held-out"
+    """Id at the Hub, where the rows are from there."""
+    rows: str = "of the run's own rows"
 
 
 def own_results(facts: Facts, artifact: Artifact) -> list[Measured]:
@@ -44,11 +47,20 @@ def own_results(facts: Facts, artifact: Artifact) -> list[Measured]:
 
 
 def _of_evaluation(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
-    evaluation = facts.evaluation or {"sides": {}, "tasks": []}
-    sides = [side for side in evaluation["sides"] if _is_of(side, artifact)]
-    for task in evaluation["tasks"] if len(sides) == 1 else []:
-        if score := task["scores"].get(sides[0]):
-            yield Measured(task["name"], task["kind"], score["value"], score["low"], score["high"], task["items"])
+    side = side_of(facts, artifact)
+    for task in _tasks(facts) if side else []:
+        if score := task["scores"].get(side):
+            harness = task.get("harness", "")
+            metric = task["unit"].partition(",")[0] if harness else task["kind"]
+            measured = Measured(task["name"], metric, score["value"], score["low"], score["high"], task["items"])
+            dataset = (task.get("hub") or {"dataset": "lm-evaluation-harness"})["dataset"]
+            yield replace(measured, dataset=dataset, rows=f"of {harness}") if harness else measured
+
+
+def side_of(facts: Facts, artifact: Artifact) -> str | None:
+    """Names the side of the evaluation that is an artifact; None if there is none, or several files of it."""
+    sides = [side for side in facts.evaluation["sides"] if _is_of(side, artifact)] if facts.evaluation else []
+    return sides[0] if len(sides) == 1 else None
 
 
 def _is_of(side: str, artifact: Artifact) -> bool:

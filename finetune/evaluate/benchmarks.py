@@ -7,6 +7,7 @@ Source: lm_eval 0.4.13, api/task.py and tasks/manager.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +106,7 @@ def read_benchmark(wish: HarnessTask, renderer: Renderer, thinking: bool, limit:
         "metric": metric if of_filter == "none" else f"{metric},{of_filter}",
         "few_shot": sorted({task.get_config("num_fewshot") or 0 for task in tasks}),
         "versions": {task.task_name: _version(task) for task in tasks},
+        "hub": _of_hub(tasks, limit),
     }
     return Benchmark(metric, of_filter, better, items, told, tuple(_notes(wish, tasks)), thinking, tuple(leaves))
 
@@ -177,6 +179,15 @@ def _likelihood(cost: float, likeliest: bool) -> tuple[float, bool]:
 def _version(task: Any) -> str:
     metadata = task.get_config("metadata") or {}
     return str(metadata.get("version", task.VERSION))
+
+
+def _of_hub(tasks: Sequence[Any], limit: int | None) -> dict[str, str] | None:
+    """Names the data set of the Hub that was asked whole; None if it was a part, several, or files of one's own."""
+    sets = {(task.config.dataset_path, task.config.dataset_name) for task in tasks}
+    if len(sets) > 1 or any(limit is not None and limit < len(task.eval_docs) for task in tasks):
+        return None
+    ((path, name),) = sets
+    return {"dataset": path, "config": name or "default"} if path and re.fullmatch(r"[\w.-]+/[\w.-]+", path) else None
 
 
 def _notes(wish: HarnessTask, tasks: Sequence[Any]) -> list[str]:

@@ -51,7 +51,8 @@ def gguf() -> Check:
     if found["llama-cpp-python"]:
         return Check("GGUF", "ok", told)
     tool = " beside llama-quantize" if shutil.which("llama-quantize") else ""
-    lacks = "no llama-cpp-python: GGUF files are not scored"
+    lacks = "no llama-cpp-python: logits of GGUF files are not compared"
+    lacks += "" if found["xllamacpp"] else ", none is scored or asked"
     lacks += "" if tool else ", and of few bits there is only q8_0"
     return Check("GGUF", "absent", f"{told}{tool}; {lacks}".removeprefix("; "), "pip install llama-cpp-python")
 

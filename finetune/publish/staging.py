@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.card import make_card
+from finetune.card import benchmark_results, make_card
 from finetune.provenance import Facts, bill_of_materials, sign
 from finetune.publish.artifacts import Artifact
 from finetune.publish.public import manifest_of, recipe_of, told_to_others
@@ -113,8 +113,10 @@ def stage(
             "recipe.yaml": recipe_of(run),
             "README.md": make_card(facts, artifact.kind, artifact.repo, made_of),
             "bom.json": _as_json(bill_of_materials(facts, artifact.kind, artifact.repo)),
+            **benchmark_results(facts, artifact.kind),
         }
         for name, text in texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             atomic.write_text(folder / name, text)  # which replaces a link, and never writes through it
     if key is not None:
         sign(folder, key)

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from trial.made_run import made_run
 
-from finetune.card import card_of, license_of
+from finetune.card import benchmark_results, card_of, license_of
 from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import read_facts
 from finetune.run import Run, atomic, open_run
@@ -34,7 +34,8 @@ def interval(value: float) -> dict[str, float]:
 
 EVALUATION: dict[str, Any] = {
     "format": 1,
-    "sides": {"base": {}, "tuned": {}, "gguf/small-0001-Q8_0.gguf": {}},
+    "made": "2026-11-30T10:00:00+00:00",
+    "sides": {"base": {}, "tuned": {"thinking": False}, "gguf/small-0001-Q8_0.gguf": {}},
     "tasks": [
         {
             "name": "held-out loss",
@@ -171,6 +172,35 @@ def test_results_are_those_of_the_evaluation_with_their_intervals(run: Run) -> N
     assert "1 of 1 rules of the run's gate hold" in text["Results"]
     assert "forgot" not in text["Limits"], "a regression set was asked"
     assert "Held-out loss: 2.3100 before, 1.4100 after, on 120 rows: better than before" in card_of(run, "adapter")
+
+
+BENCHMARK: dict[str, Any] = {
+    **EVALUATION["tasks"][1],
+    "name": "gsm8k",
+    "kind": "lm_eval",
+    "unit": "exact_match,strict-match",
+    "harness": "lm_eval 0.4.13",
+    "few_shot": [5],
+    "hub": {"dataset": "openai/gsm8k", "config": "main"},
+}
+
+
+def test_a_public_benchmark_asked_whole_has_a_file_of_the_hubs_own_form(run: Run) -> None:
+    loss, exact = EVALUATION["tasks"]
+    part = {**BENCHMARK, "name": "a part", "hub": None}
+    evaluated(run, {**EVALUATION, "tasks": [loss, exact, BENCHMARK, part]})
+    ((name, text),) = benchmark_results(read_facts(run), "adapter").items()
+    assert name == ".eval_results/gsm8k.yaml"
+    (entry,) = parse_eval_result_entries(yaml.safe_load(text))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "main", 0.5)
+    assert entry.notes is not None
+    assert entry.notes.startswith("exact_match,strict-match of 50 items, 95 % [0.4000, 0.6000]; 5 examples before")
+    assert entry.date == EVALUATION["made"]
+    assert benchmark_results(read_facts(run), "merged") == {}, "which nobody asked"
+    results = ModelCard(card_of(run, "adapter")).data.eval_results or []
+    told = {(each.dataset_type, each.dataset_name, each.metric_type) for each in results}
+    assert ("openai/gsm8k", "gsm8k, of lm_eval 0.4.13", "exact_match") in told
+    assert ("lm-evaluation-harness", "a part, of lm_eval 0.4.13", "exact_match") in told
 
 
 def test_what_became_worse_is_told_at_the_top(run: Run) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from finetune.data import Example, Renderer
@@ -187,7 +188,8 @@ def _of_hub(tasks: Sequence[Any], limit: int | None) -> dict[str, str] | None:
     if len(sets) > 1 or any(limit is not None and limit < len(task.eval_docs) for task in tasks):
         return None
     ((path, name),) = sets
-    return {"dataset": path, "config": name or "default"} if path and re.fullmatch(r"[\w.-]+/[\w.-]+", path) else None
+    is_id = path and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not Path(path).exists()
+    return {"dataset": path, "config": name or "default"} if is_id else None
 
 
 def _notes(wish: HarnessTask, tasks: Sequence[Any]) -> list[str]:

@@ -15,7 +15,6 @@ from datetime import date, datetime, time, timedelta
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.etree.ElementTree import ParseError
 
 from finetune.data.files.heads import check_head
 from finetune.data.files.opening import opened_anywhere
@@ -29,10 +28,13 @@ MOST_ROWS = 2**20
 """Of a sheet. Source: Excel specifications and limits, Microsoft."""
 
 DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, EOFError, OSError),
     *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, NotImplementedError),
 )
-"""What openpyxl raises on files that are not as they should be; it has no error of its own for them."""
+"""What openpyxl raises on files that are not as they should be; it has no error of its own for them.
+
+Bad XML is a SyntaxError, whether the standard library reads it or lxml, which openpyxl prefers where it is installed.
+"""
 
 Row = tuple[int, list[Any]]
 """The number of a row, from 1, and its cells; None is an empty one."""

@@ -25,10 +25,10 @@ from typing import Any
 
 from finetune import atomic
 from finetune.data.crew import on_all
-from finetune.data.files import Format, Raw, parse, place, read_raw, sniff
+from finetune.data.files import Format, LeftOut, Raw, parse, place, read_raw, sniff
 from finetune.data.messages import Row, part_of, rows_from
 from finetune.data.rendering import Renderer
-from finetune.data.shapes import Columns, LeftOut
+from finetune.data.shapes import Columns
 from finetune.data.shapes.proposing import OF_THE_FILE
 from finetune.data.store import REASONS, SPELLS_CONTROL, TEXT, UNANSWERED, Store, Told, Writer, read_store
 from finetune.errors import DataError, Problem
@@ -214,7 +214,7 @@ def _batches(reading: Reading, renderer: Renderer) -> Iterator[Batch]:
     yield from on_all(cores, partial(render, reading=reading, renderer=renderer), groups)
 
 
-def render(group: Iterable[Raw | Problem], reading: Reading, renderer: Renderer) -> Batch:
+def render(group: Iterable[Raw | Problem | LeftOut], reading: Reading, renderer: Renderer) -> Batch:
     """Renders some records."""
     batch, rows, lines = Batch(), list[Row](), list[int]()
     for raw in group:
@@ -245,8 +245,8 @@ def render(group: Iterable[Raw | Problem], reading: Reading, renderer: Renderer)
     return batch
 
 
-def _rows(raw: Raw | Problem, reading: Reading) -> Iterator[Row | Problem | LeftOut]:
-    if isinstance(raw, Problem):
+def _rows(raw: Raw | Problem | LeftOut, reading: Reading) -> Iterator[Row | Problem | LeftOut]:
+    if not isinstance(raw, Raw):
         yield raw
         return
     record = parse(raw, reading.shown)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.assigning import HELD_OUT, Candidates, assign
-from finetune.data.files import no_rows
+from finetune.data.files import LeftOut, no_rows
 from finetune.data.filling import hashed, reading_of, rows_in
 from finetune.data.messages import Row
 from finetune.data.problems import Problems
 from finetune.data.rendering import rounds
-from finetune.data.shapes import Columns, LeftOut
+from finetune.data.shapes import Columns
 from finetune.data.sources import Sourced, shown_name, to_hold_out, to_learn
 from finetune.data.split import Mark
 from finetune.errors import DataError, Problem

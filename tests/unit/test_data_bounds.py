@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import zipfile
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from test_data_files import workbook
 
-from finetune.data.files import MAX_RECORD_BYTES, Raw, read_raw
+from finetune.data.files import MAX_RECORD_BYTES, Raw, read_raw, sniff
 from finetune.data.files.row_bytes import row_bytes
 from finetune.errors import DataError, Problem
 
@@ -139,3 +142,97 @@ def test_texts_that_stay_in_their_dictionaries_come_out_the_same(tmp_path: Path)
     rest["map"] = [[["k", "vv"]], []]
     one, other = ({name: values[n] for name, values in (plain | rest).items()} for n in (0, 1))
     assert found == [one, other] * (rows // 2)
+
+
+def zipped(file: Path, parts: dict[str, str]) -> Path:
+    """Writes a workbook of openpyxl's with some parts replaced."""
+    with zipfile.ZipFile(io.BytesIO(workbook(("rows", [["q", "a"], ["b", "c"]])))) as archive:
+        whole = {name: archive.read(name).decode() for name in archive.namelist()} | parts
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
+    texts = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kind}"/></Types>'
+    if "xl/sharedStrings.xml" in parts:
+        whole["[Content_Types].xml"] = whole["[Content_Types].xml"].replace("</Types>", texts)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in whole.items():
+            archive.writestr(name, content)
+    assert file.stat().st_size < 40_000
+    return file
+
+
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+SHEET = f'<worksheet xmlns="{MAIN}"><sheetData>{{}}</sheetData>{{}}</worksheet>'
+HEAD = '<row r="1"><c r="A1" t="str"><v>q</v></c><c r="B1" t="str"><v>a</v></c></row>'
+LONG, EMPTY = "x" * (MAX_RECORD_BYTES + 1), f"<{'e' * 999}/>"
+
+
+def sheet(rows: str, after: str = "") -> dict[str, str]:
+    return {"xl/worksheets/sheet1.xml": SHEET.format(HEAD + rows, after)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "where"),
+    [
+        (sheet(f'<row r="3"><c r="B3" t="inlineStr"><is><t>{LONG}</t></is></c></row>'), ":row 3  B3"),
+        (sheet(f'<row r="3"><c r="B3" t="str"><v>{LONG}</v></c></row>'), ":row 3  B3"),
+        (sheet(f"<row>{EMPTY * (MAX_RECORD_BYTES // 999)}</row>"), ":row 2"),
+        (
+            {"xl/sharedStrings.xml": f"<sst><si><t>a</t></si><si><t>{LONG}</t></si></sst>"},
+            "  xl/sharedStrings.xml, text 2",
+        ),
+    ],
+)
+def test_a_row_of_a_workbook_that_is_too_long_is_told_before_it_is_read(
+    parts: dict[str, str], where: str, tmp_path: Path
+) -> None:
+    _, (problem,) = told(zipped(tmp_path / "a.xlsx", parts))
+    assert (problem.what, problem.where) == ("the row is too long", f"a.xlsx{where}")
+
+
+def test_a_text_that_stands_once_in_a_workbook_and_in_every_cell_of_a_row_is_told(tmp_path: Path) -> None:
+    cells = "".join(f'<c t="s"><v>{int(n > 0)}</v></c>' for n in range(300))
+    head = "".join(f'<c t="str"><v>c{n}</v></c>' for n in range(300))
+    rows = f'<row r="1">{head}</row><row r="2">{cells}</row><row r="3"><c t="str"><v>good</v></c></row>'
+    texts = f"<sst xmlns='{MAIN}'><si><t>a</t></si><si><t>{'x' * 30_000}</t></si></sst>"
+    file = zipped(
+        tmp_path / "a.xlsx", {"xl/worksheets/sheet1.xml": SHEET.format(rows, ""), "xl/sharedStrings.xml": texts}
+    )
+    good, (problem,) = told(file)
+    assert (good, problem.what, problem.where) == ([3], "the row is too long", "a.xlsx:row 2  c1")
+
+
+def test_a_part_that_unpacks_into_more_than_is_held_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.xlsx"
+    file.write_bytes(workbook(("rows", [["q", "a"], ["b", "c"]])))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("xl/big.xml", "w") as part:
+        for _ in range(257):
+            part.write(b" " * MIB)
+    _, (problem,) = told(file)
+    assert (problem.what, problem.where) == ("the workbook is too large", "a.xlsx")
+
+
+def test_merged_cells_and_formulas_without_a_value_are_told_with_the_first_of_them(tmp_path: Path) -> None:
+    rows = '<row r="2"><c r="A2"><f>1+1</f><v>2</v></c><c r="B2" t="str"><f>T(1)</f><v></v></c></row>'
+    rows += '<row r="3"><c r="A3"><f>A2</f><v/></c><c r="B3"><f>A2</f></c></row>'
+    file = zipped(tmp_path / "a.xlsx", sheet(rows, '<mergeCells count="1"><mergeCell ref="A2:A3"/></mergeCells>'))
+    assert sniff(file, "a.xlsx").note == (
+        "1 range of merged cells has a value in the first cell alone, first A2:A3; 2 formulas have no value yet, "
+        "first A3: until the file is saved in Excel or LibreOffice, they are empty"
+    )
+    assert list(read_raw(file, "a")) == [Raw(2, {"q": 2, "a": ""})]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        (f"<r><q>{LONG}</q><a>b</a></r>", "the record is too long for a row"),
+        (f"<r>{EMPTY * (MAX_RECORD_BYTES // 999)}<a>b</a></r>", "the record is too long for a row"),
+        (f'<r k="{LONG}"><q>a</q><a>b</a></r>', "the record is too long for a row"),
+        (f'<r k="{LONG * 2}"><q>a</q><a>b</a></r>', "a tag is too long for a row"),
+        (f"<r><q>a</q><!--{LONG * 2}--><a>b</a></r>", "a tag is too long for a row"),
+    ],
+)
+def test_a_record_of_xml_has_the_bound_of_a_row_whatever_it_is_made_of(row: str, what: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.xml"
+    file.write_text(f"<d>\n<r><q>a</q><a>b</a></r>\n{row}\n</d>")
+    _, (problem,) = told(file)
+    assert (problem.what, problem.where.partition("  ")[0]) == (what, "a.xml:3")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from finetune.data import Row, read_rows
+from finetune.data.files import LeftOut
 from finetune.data.messages import rows_from
-from finetune.data.shapes import LeftOut
 from finetune.data.shapes.columns import as_text, found_at, written
 from finetune.data.wrong import WrongField
 from finetune.errors import DataError, Problem

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.dialects import ROLE_WORDS
-from finetune.data.shapes.talk import LeftOut, Talk
+from finetune.data.files import LeftOut
+from finetune.data.shapes.talk import Talk
 from finetune.data.strict_json import WrongJson, kind, read_json
 from finetune.data.turns import Turn
 from finetune.data.wrong import WrongField

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from finetune.data.assigning import HELD_OUT
 from finetune.data.examples import Examples, Stores
 from finetune.data.fitting import Fitted
-from finetune.data.sources import Sourced
+from finetune.data.sources import Sourced, folder_notes
 from finetune.data.store import SPELLS_CONTROL, UNANSWERED
 from finetune.recipe import Recipe
 
@@ -43,6 +43,7 @@ def notes(
     if spelt:
         yield f"{len(spelt)} rows spell a control token, first {spelt[0]}: it is encoded as text"
     yield from (f"{reading.shown}: {reading.format.note}" for _, reading in stores if reading.format.note)
+    yield from folder_notes(recipe)
     yield from _lengths(recipe, fitted, rows)
     yield from _mixture(files, fitted.train)
     sides: tuple[set[bytes], set[bytes]] = (set(), set())

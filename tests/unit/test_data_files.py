@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from finetune.data.files import Format, LeftOut, Raw, data_files, parse, place, read_raw, sniff
+from finetune.data.files import Format, LeftOut, Raw, data_files, look_into, parse, place, read_raw, sniff
 from finetune.errors import DataError, Problem
 
 ROWS = [
@@ -313,6 +313,26 @@ def test_a_folder_gives_its_data_files_by_name(tmp_path: Path) -> None:
     names = [str(file.relative_to(tmp_path)) for file in data_files(tmp_path)]
     assert names == ["a.parquet", "b/10.csv", "b/2.json", "c.tsv.gz"]
     assert data_files(tmp_path / "README.md") == [tmp_path / "README.md"]
+
+
+def test_a_folder_tells_what_is_not_read_of_it_and_why(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "terms_of_notice.txt", "guide.md", *(f"{n}.png" for n in range(5)), ".hidden", "~$a.xlsx"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "more").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe")
+    found = look_into(tmp_path)
+    assert found.files == [tmp_path / "a.jsonl"]
+    assert set(found.note().removeprefix("not read: ").split("; ")) == {
+        "more (a link to a folder)",
+        "terms_of_notice.txt (by its name it tells of the data)",
+        "0.png, 1.png, 2.png and 2 more (no data by its name)",
+        "pipe (no regular file)",
+        "guide.md (Markdown beside other files)",
+    }
+    for name in ("terms_of_notice.txt", "pipe", "more", *(f"{n}.png" for n in range(5))):
+        (tmp_path / name).unlink()
+    (tmp_path / "a.jsonl").unlink()
+    assert (look_into(tmp_path).files, look_into(tmp_path).note()) == ([tmp_path / "guide.md"], "")
 
 
 def test_a_folder_of_markdown_alone_is_a_folder_of_documents(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune.data.files.delimited import SEPARATORS, delimited
 from finetune.data.files.documents import document
-from finetune.data.files.folder import data_files
+from finetune.data.files.folder import data_files, look_into
 from finetune.data.files.json_lines import json_lines, parse
 from finetune.data.files.json_texts import json_list, json_object
 from finetune.data.files.parquet import parquet
@@ -27,6 +27,7 @@ __all__ = [
     "LeftOut",
     "Raw",
     "data_files",
+    "look_into",
     "no_rows",
     "parse",
     "place",

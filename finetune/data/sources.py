@@ -96,11 +96,9 @@ def folder_notes(recipe: Recipe) -> list[str]:
 
 
 def shown_name(file: Path) -> str:
-    """Names a file as briefly as the working folder allows."""
-    try:
-        return str(file.relative_to(Path.cwd()))
-    except ValueError:
-        return str(file)
+    """Names a file as briefly as the working folder allows; bytes of its name that are no UTF-8 are spelt out."""
+    name = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _there(recipe: Recipe, key: str, path: Path | None, number: int) -> Path:

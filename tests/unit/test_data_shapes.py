@@ -76,6 +76,28 @@ def test_a_shape_is_recognised(record: dict[str, Any], shape: str, roles: str, l
     assert row.learn_from == learn_from
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"conversations": [USER, ANSWER], "system": 7},
+        {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "system": 7},
+        {"instruction": "Why?", "output": "So.", "system": 7},
+    ],
+)
+def test_a_system_prompt_that_is_no_text_is_not_lost_in_silence(record: dict[str, Any]) -> None:
+    (problem,) = made(record)
+    assert isinstance(problem, Problem)
+    assert (problem.what, problem.where) == ("content is not text", "f:1  system")
+    assert (problem.why, problem.fix) == ("it is a number", '"system": "7"')
+
+
+def test_a_path_that_looks_up_three_thousand_times_is_told() -> None:
+    (problem,) = made({"a": ["x"]}, {"prompt": "a" + "[a]" * 3000, "completion": "a"})
+    assert isinstance(problem, Problem)
+    assert problem.what == "the path looks up too much"
+    assert problem.where == f"f:1  {('a' + '[a]' * 20)[:60]}…"
+
+
 def test_an_answer_that_is_not_wanted_is_left_out_by_its_label() -> None:
     assert made({"messages": [USER, ANSWER], "label": False}) == [
         LeftOut("labelled false: an answer that is not wanted")

@@ -162,7 +162,7 @@ def _spoken(value: Mapping[str, Any], before: tuple[Turn, ...]) -> int:
 def _with_system(value: Mapping[str, Any], turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     """Puts the system prompt of a column before the turns."""
     told = value.get("system")
-    if not isinstance(told, str) or not told.strip():
+    if told in (None, [], {}) or (isinstance(told, str) and not told.strip()):
         return turns
     return (Turn({"role": "system", "content": told}, "system", "system"), *turns)
 

@@ -44,6 +44,8 @@ def notes(
         yield f"{len(spelt)} rows spell a control token, first {spelt[0]}: it is encoded as text"
     yield from (f"{reading.shown}: {reading.format.note}" for _, reading in stores if reading.format.note)
     yield from folder_notes(recipe)
+    if unkept := next((store.unkept for store, _ in stores if store.unkept), ""):
+        yield f"what was rendered is not kept for the next run: {unkept} (FINETUNE_DATA_CACHE names another folder)"
     yield from _lengths(recipe, fitted, rows)
     yield from _mixture(files, fitted.train)
     sides: tuple[set[bytes], set[bytes]] = (set(), set())

@@ -152,3 +152,19 @@ def test_a_file_whose_name_is_not_utf_8_is_checked_like_any_other(tmp_path: Path
     assert (done.returncode, done.stderr) == (0, "")
     assert r"file       rows\udcff.jsonl: JSON Lines; prompt and completion 60" in done.stdout
     assert r"rows\udcff.jsonl" in (tmp_path / "page.html").read_text()
+
+
+def test_without_a_tokenizer_too_what_is_not_read_of_a_folder_is_told(tmp_path: Path) -> None:
+    row = '<r id="7"><question>What is {n}?</question><answer>A number.</answer></r>'
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.xml").write_text(f"<d>{row * 3}<e>{row * 2}</e></d>")
+    (tmp_path / "rows" / "guide.md").write_text("# How")
+    program = "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main()"
+    command = [sys.executable, "-c", program, "data", "check", "rows", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    notes = [line.removeprefix("note: ") for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert notes[:3] == [
+        "columns that are not learnt: @id (3 rows)",
+        "2 rows are not learnt: they stand in d/e/r of the XML, the records that are read in d/r",
+        "rows: not read: guide.md (Markdown beside other files)",
+    ]

@@ -92,7 +92,7 @@ def _jwt(found: re.Match[str]) -> bool:
     head = found.group().partition(".")[0]
     try:
         told = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(told, dict) and "alg" in told
 

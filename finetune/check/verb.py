@@ -15,7 +15,9 @@ from finetune.check.text import Texts
 from finetune.check.tools_schema import ToolSchemas
 from finetune.data import Example, Row, prepare, read
 from finetune.data.assigning import HELD_OUT
+from finetune.data.noting import not_learnt
 from finetune.data.reading import Read, check_sides
+from finetune.data.sources import folder_notes
 from finetune.errors import DataError, Problem
 from finetune.recipe import Recipe
 
@@ -82,9 +84,10 @@ def check(recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None],
     say(f"{learnt:,} rows to learn, {held_out:,} held out")
     check_rows(_sides(found), findings, figures)
     if findings.errors:
+        notes += folder_notes(recipe)
         notes.append("tokens are not counted: training would refuse the rows as they are")
     elif base is None:
-        notes += [f"{n} rows are not learnt: {why}" for why, n in found.left_out.items()]
+        notes += [*not_learnt(found.unread, found.left_out), *folder_notes(recipe)]
         notes.append(f"the tokenizer of {recipe.base} is not on disk: tokens are not counted")
     else:
         say("rendering")

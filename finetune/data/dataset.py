@@ -11,8 +11,9 @@ from pathlib import Path
 
 from finetune.data import examples as lazily
 from finetune.data.assigning import Candidates, assign
+from finetune.data.entries import default_cache
 from finetune.data.examples import Stores
-from finetune.data.filling import Reading, default_cache, fill
+from finetune.data.filling import Reading, fill
 from finetune.data.fitting import Fitted, fit
 from finetune.data.noting import notes
 from finetune.data.problems import Problems

@@ -5,33 +5,31 @@ The cache's key is the content: of the file, the template, the tokenizer, and ev
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-import time
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from finetune import atomic
 from finetune.data.crew import on_all
-from finetune.data.files import Format, Raw, parse, place, read_raw, sniff
+from finetune.data.entries import alone, code, find_entry, sweep, umask
+from finetune.data.files import Format, LeftOut, Raw, parse, place, read_raw, sniff
 from finetune.data.messages import Row, part_of, rows_from
 from finetune.data.rendering import Renderer
-from finetune.data.shapes import Columns, LeftOut
+from finetune.data.shapes import Columns
 from finetune.data.shapes.proposing import OF_THE_FILE
-from finetune.data.store import REASONS, SPELLS_CONTROL, TEXT, UNANSWERED, Store, Told, Writer, read_store
-from finetune.errors import DataError, Problem
+from finetune.data.store import REASONS, SPELLS_CONTROL, TEXT, UNANSWERED, Store, Told, Writer
+from finetune.errors import DataError, DoesNotFit, Problem
 
 SMALL_BYTES = 2**20
 """Files up to this size are rendered in a moment, in memory, and leave no cache."""
@@ -41,13 +39,6 @@ PARALLEL_BYTES = 8 * 2**20
 
 BATCH = 256
 """Records that are rendered together; equal pieces of them (roles, system prompts, tools) are encoded once."""
-
-OURS = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.\w+")
-"""Names of entries, their locks, and entries that are being written."""
-
-KEPT_SECONDS = 30 * 86_400
-"""A cache that nothing has read for so long is removed when the next one is written."""
-
 
 PARTS_FROM = 2**40
 """Lines are numbered below this; above, the part of a record that `each` makes several rows of."""
@@ -114,6 +105,9 @@ def rows_in(reading: Reading) -> Iterator[Row | Problem | LeftOut]:
 def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Store, list[Problem]]:
     """Renders a file, or finds it rendered.
 
+    A cache that takes nothing is no reason to stop: then the rows lie on the disk for temporary files, and the store
+    says why they are not kept.
+
     Args:
         reading: the file.
         renderer: template, tokenizer and settings.
@@ -121,6 +115,10 @@ def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Stor
 
     Returns:
         Its examples, and what is wrong with its rows; with a problem no cache is written.
+
+    Raises:
+        DataError: the file changed while it was read, or neither the cache nor another folder can be written.
+        DoesNotFit: the disk of the cache is full, and that of temporary files too.
     """
     if cache is None or reading.file.stat().st_size <= SMALL_BYTES:
         writer = Writer(None)
@@ -128,27 +126,43 @@ def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Stor
         return writer.close(), problems
     digest = atomic.sha256(reading.file)
     entry = cache / _key(digest, reading, renderer)
-    with _alone(cache, entry.name):
-        if (found := read_store(entry)) is not None:
-            with suppress(PermissionError):  # it is another user's, who keeps it as long as he wants
-                os.utime(entry)
+    if (found := find_entry(entry)) is not None:
+        return found, []
+    try:
+        return _kept(entry, digest, reading, renderer)
+    except DoesNotFit as error:
+        unkept = f"{cache}: {error.problems[0].what}"
+    except OSError as error:
+        unkept = f"{cache}: {error.strerror or error}"
+    try:
+        staging = Path(tempfile.mkdtemp(prefix="finetune-rows-"))
+    except OSError:
+        what, fix = "the cache of rendered rows cannot be written", "FINETUNE_DATA_CACHE=/another/folder"
+        raise DataError(what, where=str(cache), why=unkept.removeprefix(f"{cache}: "), fix=fix) from None
+    try:
+        store, problems = _staged(staging, digest, reading, renderer)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # what is mapped stays, until nobody reads it
+    return replace(store, unkept=unkept), problems
+
+
+def _kept(entry: Path, digest: str, reading: Reading, renderer: Renderer) -> tuple[Store, list[Problem]]:
+    """Renders a file into an entry of the cache, unless another process has by now.
+
+    Raises:
+        OSError: the folder of caches takes nothing.
+    """
+    cache = entry.parent
+    with alone(cache, entry.name):
+        if (found := find_entry(entry)) is not None:
             return found, []
-        _sweep(cache)
+        sweep(cache)
         shutil.rmtree(entry, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=cache))
         try:
-            with atomic.full_disk_told(staging):
-                writer = Writer(staging)
-                problems = _write(reading, renderer, writer)
-                store = writer.close()
-            if atomic.sha256(reading.file) != digest:
-                why, fix = (
-                    "what was read is neither the old file nor the new one",
-                    "let the writer end, and run it again",
-                )
-                raise DataError("the file changed while it was read", where=reading.shown, why=why, fix=fix)
+            store, problems = _staged(staging, digest, reading, renderer)
             if not problems:
-                os.chmod(staging, 0o777 & ~_umask())  # whoever shares the folder may read it
+                os.chmod(staging, 0o777 & ~umask())  # whoever shares the folder may read it
                 with suppress(OSError):  # another user's entry that we may not read lies there: this one is not kept
                     os.rename(staging, entry)
         finally:
@@ -156,17 +170,24 @@ def fill(reading: Reading, renderer: Renderer, cache: Path | None) -> tuple[Stor
     return store, problems
 
 
-def default_cache() -> Path:
-    """The folder of caches: FINETUNE_DATA_CACHE, or finetune/data in the user's cache folder."""
-    named = os.environ.get("FINETUNE_DATA_CACHE")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return Path(named).expanduser() if named else cache / "finetune" / "data"
+def _staged(staging: Path, digest: str, reading: Reading, renderer: Renderer) -> tuple[Store, list[Problem]]:
+    """Renders a file into a folder.
 
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    Raises:
+        DataError: the file changed meanwhile.
+        DoesNotFit: the disk is full.
+    """
+    with atomic.full_disk_told(staging):
+        writer = Writer(staging)
+        try:
+            problems = _write(reading, renderer, writer)
+            store = writer.close()
+        finally:
+            writer.abandon()
+    if atomic.sha256(reading.file) != digest:
+        why, fix = "what was read is neither the old file nor the new one", "let the writer end, and run it again"
+        raise DataError("the file changed while it was read", where=reading.shown, why=why, fix=fix)
+    return store, problems
 
 
 def _key(digest: str, reading: Reading, renderer: Renderer) -> str:
@@ -179,18 +200,9 @@ def _key(digest: str, reading: Reading, renderer: Renderer) -> str:
         "template": renderer.template.sha256,
         "tokenizer": renderer.vocabulary.sha256,
         "settings": [renderer.system, renderer.preserve_thinking, renderer.learn_reasoning],
-        "code": _code(),
+        "code": code(),
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@cache
-def _code() -> str:
-    """Identifies the code that renders, as this process found it: another version may render otherwise."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _write(reading: Reading, renderer: Renderer, writer: Writer) -> list[Problem]:
@@ -214,7 +226,7 @@ def _batches(reading: Reading, renderer: Renderer) -> Iterator[Batch]:
     yield from on_all(cores, partial(render, reading=reading, renderer=renderer), groups)
 
 
-def render(group: Iterable[Raw | Problem], reading: Reading, renderer: Renderer) -> Batch:
+def render(group: Iterable[Raw | Problem | LeftOut], reading: Reading, renderer: Renderer) -> Batch:
     """Renders some records."""
     batch, rows, lines = Batch(), list[Row](), list[int]()
     for raw in group:
@@ -245,8 +257,8 @@ def render(group: Iterable[Raw | Problem], reading: Reading, renderer: Renderer)
     return batch
 
 
-def _rows(raw: Raw | Problem, reading: Reading) -> Iterator[Row | Problem | LeftOut]:
-    if isinstance(raw, Problem):
+def _rows(raw: Raw | Problem | LeftOut, reading: Reading) -> Iterator[Row | Problem | LeftOut]:
+    if not isinstance(raw, Raw):
         yield raw
         return
     record = parse(raw, reading.shown)
@@ -265,31 +277,3 @@ def _flags(row: Row, renderer: Renderer) -> int:
 def hashed(group: str) -> int:
     """Gives what is the same for rows of one group; 0 without one."""
     return int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest()) if group else 0
-
-
-@contextmanager
-def _alone(cache: Path, key: str) -> Iterator[None]:
-    """Lets one process fill an entry while the others that want it wait, then find it.
-
-    Raises:
-        DataError: the folder of caches cannot be written.
-    """
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = (cache / f".{key}.lock").open("w")
-    except OSError as error:
-        what, fix = "the cache of rendered rows cannot be written", "FINETUNE_DATA_CACHE=/another/folder"
-        raise DataError(what, where=str(cache), why=error.strerror or str(error), fix=fix) from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _sweep(cache: Path) -> None:
-    """Removes of our own entries what nobody has read for a month; whatever else lies there is none of our business."""
-    for entry in cache.iterdir():
-        if not OURS.fullmatch(entry.name) or entry.is_symlink():
-            continue
-        with suppress(OSError):  # another process was quicker, or it belongs to another user
-            if entry.stat().st_mtime < time.time() - KEPT_SECONDS:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from finetune.data.files import LeftOut
 from finetune.data.order import check_order
-from finetune.data.shapes import Columns, LeftOut, Talk, talks
+from finetune.data.shapes import Columns, Talk, talks
 from finetune.data.shapes.columns import as_text, found_at
 from finetune.data.tools import offered_tools
 from finetune.data.turns import Message, Turn, message_from

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from finetune.data.assigning import HELD_OUT
 from finetune.data.examples import Examples, Stores
 from finetune.data.fitting import Fitted
-from finetune.data.sources import Sourced
+from finetune.data.sources import Sourced, folder_notes
 from finetune.data.store import SPELLS_CONTROL, UNANSWERED
 from finetune.recipe import Recipe
 
@@ -31,10 +31,8 @@ def notes(
     if 0 < reasoned < rows:
         yield f"{rows - reasoned} rows have no reasoning: they are learnt as answers to a prompt without thinking"
     told = [store.told for store, _ in stores]
-    if unread := sum((each.unread for each in told), Counter[str]()):
-        yield "columns that are not learnt: " + ", ".join(f"{name} ({n} rows)" for name, n in unread.items())
-    for why, n in sum((each.left_out for each in told), Counter[str]()).items():
-        yield f"{n} rows are not learnt: {why}"
+    unread, left_out = (sum(each, Counter[str]()) for each in zip(*((t.unread, t.left_out) for t in told), strict=True))
+    yield from not_learnt(unread, left_out)
     if n := sum(n for each in told for shape, n in each.shapes.items() if shape.startswith("preference")):
         yield f"{n} rows are pairs of answers: the chosen one is learnt, the rejected one is not"
     if number := sum(sum(1 for _ in store.flagged(UNANSWERED)) for store, _ in stores):
@@ -43,6 +41,9 @@ def notes(
     if spelt:
         yield f"{len(spelt)} rows spell a control token, first {spelt[0]}: it is encoded as text"
     yield from (f"{reading.shown}: {reading.format.note}" for _, reading in stores if reading.format.note)
+    yield from folder_notes(recipe)
+    if unkept := next((store.unkept for store, _ in stores if store.unkept), ""):
+        yield f"what was rendered is not kept for the next run: {unkept} (FINETUNE_DATA_CACHE names another folder)"
     yield from _lengths(recipe, fitted, rows)
     yield from _mixture(files, fitted.train)
     sides: tuple[set[bytes], set[bytes]] = (set(), set())
@@ -54,6 +55,14 @@ def notes(
         yield f"{leaked} held-out rows are also learnt: the held-out loss flatters"
     if not fitted.held_out:
         yield "nothing is held out: the run cannot show that it helped"
+
+
+def not_learnt(unread: Counter[str], left_out: Counter[str]) -> Iterator[str]:
+    """Says which columns and which records are left out, and of how many rows."""
+    if unread:
+        yield "columns that are not learnt: " + ", ".join(f"{name} ({n} rows)" for name, n in unread.items())
+    for why, n in left_out.items():
+        yield f"{n} rows are not learnt: {why}"
 
 
 def _lengths(recipe: Recipe, fitted: Fitted, rows: int) -> Iterator[str]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.assigning import HELD_OUT, Candidates, assign
-from finetune.data.files import no_rows
+from finetune.data.files import LeftOut, no_rows
 from finetune.data.filling import hashed, reading_of, rows_in
 from finetune.data.messages import Row
 from finetune.data.problems import Problems
 from finetune.data.rendering import rounds
-from finetune.data.shapes import Columns, LeftOut
+from finetune.data.shapes import Columns
 from finetune.data.sources import Sourced, shown_name, to_hold_out, to_learn
 from finetune.data.split import Mark
 from finetune.errors import DataError, Problem
@@ -34,6 +34,8 @@ class Read:
     shapes: list[Counter[str]]
     left_out: Counter[str]
     """Why a record is not learnt, by its own word -> records."""
+    unread: Counter[str]
+    """Column that means nothing here -> rows that have it."""
     problems: Problems
     wrong: list[int]
     """For each file, how many records cannot be learnt from."""
@@ -69,7 +71,7 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
     unreadable = list[Problem]()
     files = (*to_learn(recipe, unreadable if tell else None), *to_hold_out(recipe))
     problems, left_out, shapes, candidates = Problems(), Counter[str](), list[Counter[str]](), list[Candidates]()
-    wrong: list[int] = []
+    wrong, unread = list[int](), Counter[str]()
     for problem in unreadable:  # only where there is somebody to tell
         _note(problem, problems, tell)
     for file in files:
@@ -80,6 +82,7 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
                 marks.append(Mark(bytes.fromhex(found.fingerprint), found.likeness, hashed(found.group)))
                 made.append(_num_examples(recipe, found))
                 seen[found.shape] += 1
+                unread.update(found.unread)
             elif isinstance(found, LeftOut):
                 left_out[found.why] += 1
             else:
@@ -88,7 +91,8 @@ def read(recipe: Recipe, tell: Callable[[Problem], None] | None = None) -> Read:
         wrong.append(problems.kinds.total() - before)
         candidates.append(Candidates(file.source, marks, made, file.held_out))
     times = assign(candidates, recipe.data.eval)
-    return Read(files, times, [each.num_examples for each in candidates], shapes, left_out, problems, wrong)
+    num_examples = [each.num_examples for each in candidates]
+    return Read(files, times, num_examples, shapes, left_out, unread, problems, wrong)
 
 
 def _found_in(file: Sourced, told_all: bool) -> Iterator[Row | Problem | LeftOut]:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.data.files import data_files
+from finetune.data.files import data_files, look_into
 from finetune.data.filling import Reading, reading_of
 from finetune.data.hub_sets import fetch_files
 from finetune.errors import DataError, Problem, RecipeError
@@ -83,12 +83,22 @@ def to_hold_out(recipe: Recipe) -> list[Sourced]:
     return [Sourced(reading, Source(path=recipe.data.eval), 0, held_out=True) for reading in readings]
 
 
+def folder_notes(recipe: Recipe) -> list[str]:
+    """Says of each folder that a recipe names which files of it are not read.
+
+    Raises:
+        OSError: a folder cannot be read any more.
+    """
+    evals = (recipe.data.eval,) if isinstance(recipe.data.eval, Path) else ()
+    named = dict.fromkeys([*(source.path for source in sources_of(recipe)), *evals])
+    noted = ((path, look_into(path).note()) for path in named if path is not None and path.is_dir())
+    return [f"{shown_name(path)}: {note}" for path, note in noted if note]
+
+
 def shown_name(file: Path) -> str:
-    """Names a file as briefly as the working folder allows."""
-    try:
-        return str(file.relative_to(Path.cwd()))
-    except ValueError:
-        return str(file)
+    """Names a file as briefly as the working folder allows; bytes of its name that are no UTF-8 are spelt out."""
+    name = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _there(recipe: Recipe, key: str, path: Path | None, number: int) -> Path:

@@ -17,6 +17,7 @@ import mmap
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -65,6 +66,8 @@ class Store:
 
     parts: dict[str, memoryview]
     told: Told
+    unkept: str = ""
+    """Why it is not kept for the next time, where it should be."""
 
     @property
     def num_examples(self) -> int:
@@ -149,6 +152,12 @@ class Writer:
         hashes = {name: atomic.sha256(self.folder / name) for name in PARTS}
         atomic.write_json(self.folder / TOLD, {"format": FORMAT, "sha256": hashes, **vars(self.told)})
         return _mapped(self.folder, self.told)
+
+    def abandon(self) -> None:
+        """Lets go of the files, whole or not."""
+        for file in self._files.values():
+            with suppress(OSError):  # what is still held cannot be written: the disk is full
+                file.close()
 
 
 def read_store(folder: Path) -> Store | None:

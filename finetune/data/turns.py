@@ -90,7 +90,8 @@ def _content(value: Any, turn: Turn) -> str:
     if value is None:
         what = f"the {turn.value['role']} message has no content"
         raise WrongField(turn.content_field, what, "content is null or missing", '"content": "..."')
-    fix = f'"content": {json.dumps(json.dumps(value, ensure_ascii=False), ensure_ascii=False)}'
+    key = turn.content_field.rpartition(".")[2].partition("[")[0]
+    fix = f'"{key}": {json.dumps(json.dumps(value, ensure_ascii=False), ensure_ascii=False)}'
     raise WrongField(turn.content_field, "content is not text", f"it is {kind(value)}", fix)
 
 

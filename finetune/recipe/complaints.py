@@ -155,9 +155,17 @@ def _in_source(finding: ErrorDetails, parsed: Parsed, places: Mapping[str, str])
             return Problem(f"{shown} has no key {name}", place, why, fix)
     written = parsed.written.get(".".join(filter(None, ["data.train", number, name])))
     given, key = finding["input"], f"data.train.{name}"
+    whole = given if name != "columns" else _columns_of(parsed.value, number)
     told = show(given) if isinstance(given, str) else written or show(given)
     why = _rule(finding["type"], finding.get("ctx", {}), key)
-    return Problem(f"{shown}.{name} cannot be {_shorten(told)}", place, why, f"{name}: {propose(key, given, written)}")
+    return Problem(f"{shown}.{name} cannot be {_shorten(told)}", place, why, f"{name}: {propose(key, whole, written)}")
+
+
+def _columns_of(values: Any, number: str) -> Any:
+    """Gives the columns of a source as they were written: of one of a list, or of the only one."""
+    sources = _value(values, ("data", "train"))
+    source = sources[int(number)] if number and isinstance(sources, list) else sources
+    return _value(source, ("columns",))
 
 
 def _rule(kind: str, context: Mapping[str, Any], key: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -48,7 +47,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     shown, file = str(path), Path(path)
     try:
-        return _load(read_text(file, shown), file, shown, overrides)
+        return _made(yaml_places.parse(read_text(file, shown), shown), file, overrides)
     except RecipeError as error:
         raise RecipeError.of([without_secrets(problem) for problem in error.problems]) from None
 
@@ -64,12 +63,13 @@ def load_or_rows(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError("there is no such file", where=str(path), why="nothing has this name", fix=_nearest(path))
     if not is_rows:
         return load(path, overrides)
-    rows = json.dumps(os.path.abspath(path), ensure_ascii=False)
-    return _load(f"base: {USUAL_BASE}\ndata: {{train: {rows}, eval: 0}}\n", path, str(path), overrides)
+    parsed = yaml_places.parse(f"base: {USUAL_BASE}\ndata: {{train: rows, eval: 0}}\n", str(path))
+    parsed.value["data"]["train"] = Path(os.path.abspath(path))  # not as YAML: a file may be called by any bytes
+    return _made(parsed, path, overrides)
 
 
-def _load(text: str, file: Path, shown: str, overrides: Sequence[str]) -> Recipe:
-    parsed = yaml_places.parse(text, shown)
+def _made(parsed: yaml_places.Parsed, file: Path, overrides: Sequence[str]) -> Recipe:
+    """Makes a recipe of what its file says, and of the words laid over it."""
     values = {} if parsed.value is None else parsed.value
     if not isinstance(values, dict):
         raise RecipeError(

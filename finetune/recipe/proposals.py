@@ -35,9 +35,19 @@ EXAMPLES = {
     "data.columns": {"prompt": "question", "completion": "answer"},
     "data.group": "customer",
     "lora.alpha": 32,
+    "lora.expert_rank": 8,
+    "memory.micro_batch": 1,
+    "parallel.zero": 1,
+    "parallel.expert": 1,
+    "card.license": "apache-2.0",
+    "card.intended_use": "Drafts that a person reads before they are sent.",
+    "card.limits": "It knows nothing that happened after it was tuned.",
+    "publish.repo": "owner/name",
+    "publish.endpoint": "https://huggingface.co",
     "evaluate.tasks": ["loss", "exact"],
     "train.max_steps": 100,
     "train.save_every": 50,
+    "train.router_aux_loss_coef": 0.001,
 }
 """For keys without a default that could be shown."""
 
@@ -71,6 +81,8 @@ def propose(key: str, value: Any = None, written: str | None = None) -> str:
     field = field_of(key)
     assert field is not None, key
     for candidate in _candidates(key, field, value, written):
+        if candidate is None:
+            continue  # the schema takes it where a key may be absent; nobody writes a key to have none
         try:
             _schema_of(key).validate_python(candidate)
         except ValidationError:
@@ -122,9 +134,9 @@ def _candidates(key: str, field: FieldInfo, value: Any, written: str | None) -> 
         yield _chosen(value, choices)
     else:
         yield from _repaired(value)
-        if written is not None and not isinstance(value, str) and "float" not in str(field.annotation):
+        if written is not None and not isinstance(value, str | None) and "float" not in str(field.annotation):
             yield written  # a commit of digits, a name such as 2026
-        if key == "name":
+        if key == "name" and value is not None:
             yield re.sub(r"[^A-Za-z0-9._-]+", "-", str(value)).strip("-._")[:64]
     if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:  # 0 says that none was meant
         yield from _violated(field, value)

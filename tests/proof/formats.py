@@ -17,9 +17,10 @@ from pathlib import Path
 from finetune.check.figures import Figures
 from finetune.check.finding import Findings
 from finetune.check.verb import check_rows
+from finetune.data.files import LeftOut
 from finetune.data.filling import reading_of, rows_in
 from finetune.data.messages import Row
-from finetune.data.shapes import Columns, LeftOut
+from finetune.data.shapes import Columns
 from finetune.data.shapes.proposing import UNCERTAIN
 from finetune.errors import DataError, Problem
 from finetune.recipe.yaml_places import parse

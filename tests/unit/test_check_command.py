@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,30 @@ def test_a_large_group_names_a_few_and_counts_the_rest(folder: Path) -> None:
 def test_ticks_are_round_and_few() -> None:
     assert ticks(11_570) == [0, 2000, 4000, 6000, 8000, 10000]
     assert ticks(7) == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_checked_like_any_other(tmp_path: Path) -> None:
+    rows = "".join(json.dumps(row) + "\n" for row in PLAIN)
+    (tmp_path / os.fsdecode(b"rows\xff.jsonl")).write_text(rows)
+    program = "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main()"
+    command = [sys.executable, "-c", program, "data", "check", b"rows\xff.jsonl", "--quiet", "--page", "page.html"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"file       rows\udcff.jsonl: JSON Lines; prompt and completion 60" in done.stdout
+    assert r"rows\udcff.jsonl" in (tmp_path / "page.html").read_text()
+
+
+def test_without_a_tokenizer_too_what_is_not_read_of_a_folder_is_told(tmp_path: Path) -> None:
+    row = '<r id="7"><question>What is {n}?</question><answer>A number.</answer></r>'
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.xml").write_text(f"<d>{row * 3}<e>{row * 2}</e></d>")
+    (tmp_path / "rows" / "guide.md").write_text("# How")
+    program = "import sys; from finetune.cli import main; sys.argv[0] = 'finetune'; main()"
+    command = [sys.executable, "-c", program, "data", "check", "rows", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    notes = [line.removeprefix("note: ") for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert notes[:3] == [
+        "columns that are not learnt: @id (3 rows)",
+        "2 rows are not learnt: they stand in d/e/r of the XML, the records that are read in d/r",
+        "rows: not read: guide.md (Markdown beside other files)",
+    ]

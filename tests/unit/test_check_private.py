@@ -5,6 +5,7 @@ What looks like a secret is put together here from parts, so that no file of our
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import string
@@ -26,6 +27,11 @@ def found(text: str) -> list[tuple[str, str]]:
     row = row_from({"prompt": text, "completion": "Noted."}, "rows.jsonl:1")
     assert isinstance(row, Row), row
     return [(finding.code, finding.snippet) for finding in Private().see(row)]
+
+
+def test_what_only_looks_like_a_token_may_be_nested_as_deep_as_it_likes() -> None:
+    head = base64.urlsafe_b64encode(b'{"a":' + b"[" * 100_000).decode()
+    assert found(f"{head}.eyJhbGciOiJIUzI1NiJ9.{MIXED}") == []
 
 
 @pytest.mark.parametrize(

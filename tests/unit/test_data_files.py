@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from finetune.data.files import Format, Raw, data_files, parse, place, read_raw, sniff
+from finetune.data.files import Format, LeftOut, Raw, data_files, look_into, parse, place, read_raw, sniff
 from finetune.errors import DataError, Problem
 
 ROWS = [
@@ -221,7 +221,7 @@ def test_the_repeated_element_of_xml_is_the_record(tmp_path: Path) -> None:
         "<Pair><Q>Which?</Q><A/><See><Url>u</Url><Url>v</Url></See></Pair>\n<Pair><Q>c</Q><A>d</A></Pair></Pairs></Doc>"
     )
     assert records(file) == [
-        (4, {"Q": "Is 1 < 2?", "A": "Yes, it is."}),
+        (4, {"@pid": "1", "Q@t": "x", "Q": "Is 1 < 2?", "A": "Yes, it is."}),
         (7, {"Q": "Which?", "A": "", "See": {"Url": ["u", "v"]}}),
         (8, {"Q": "c", "A": "d"}),
     ]
@@ -268,6 +268,24 @@ def test_a_long_first_row_does_not_hide_the_table(tmp_path: Path) -> None:
     assert records(file) == [(2, rows[0]), (3, rows[1])]
 
 
+def test_attributes_of_xml_are_columns_by_where_they_stand(tmp_path: Path) -> None:
+    file = tmp_path / "rows.xml"
+    row = '<r xmlns:x="u" id="7"><q lang="en">a</q><o key="A">1</o><o key="B">2</o><s><t n="3">x</t></s><a>b</a></r>'
+    file.write_text(f"<d>{row}{row}</d>")
+    value = {"@id": "7", "q@lang": "en", "o@key": ["A", "B"], "s.t@n": "3", "q": "a", "o": ["1", "2"]}
+    assert records(file) == [(1, {**value, "s": {"t": "x"}, "a": "b"})] * 2
+
+
+def test_records_at_another_depth_of_xml_are_left_out_and_told_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "rows.xml"
+    row, other = "<r><q>a</q><a>b</a></r>", "<e><f>1</f><g>2</g></e>"
+    file.write_text(f"<d><h><t>1</t><u>2</u></h>{row * 3}<x>{row}</x><y><z>{other * 2}</z></y></d>")
+    found = list(read_raw(file, "rows.xml"))
+    assert found[:3] == [Raw(1, {"q": "a", "a": "b"})] * 3
+    where = "they stand in {} of the XML, the records that are read in d/r"
+    assert found[3:] == [LeftOut(where.format("d/x/r"))] + [LeftOut(where.format("d/y/z/e"))] * 2
+
+
 def test_a_folder_gives_its_data_files_by_name(tmp_path: Path) -> None:
     for name in (
         "b/2.json",
@@ -295,6 +313,26 @@ def test_a_folder_gives_its_data_files_by_name(tmp_path: Path) -> None:
     names = [str(file.relative_to(tmp_path)) for file in data_files(tmp_path)]
     assert names == ["a.parquet", "b/10.csv", "b/2.json", "c.tsv.gz"]
     assert data_files(tmp_path / "README.md") == [tmp_path / "README.md"]
+
+
+def test_a_folder_tells_what_is_not_read_of_it_and_why(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "terms_of_notice.txt", "guide.md", *(f"{n}.png" for n in range(5)), ".hidden", "~$a.xlsx"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "more").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(tmp_path / "pipe")
+    found = look_into(tmp_path)
+    assert found.files == [tmp_path / "a.jsonl"]
+    assert set(found.note().removeprefix("not read: ").split("; ")) == {
+        "more (a link to a folder)",
+        "terms_of_notice.txt (by its name it tells of the data)",
+        "0.png, 1.png, 2.png and 2 more (no data by its name)",
+        "pipe (no regular file)",
+        "guide.md (Markdown beside other files)",
+    }
+    for name in ("terms_of_notice.txt", "pipe", "more", *(f"{n}.png" for n in range(5))):
+        (tmp_path / name).unlink()
+    (tmp_path / "a.jsonl").unlink()
+    assert (look_into(tmp_path).files, look_into(tmp_path).note()) == ([tmp_path / "guide.md"], "")
 
 
 def test_a_folder_of_markdown_alone_is_a_folder_of_documents(tmp_path: Path) -> None:

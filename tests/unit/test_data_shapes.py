@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from finetune.data import Row, read_rows
+from finetune.data.files import LeftOut
 from finetune.data.messages import rows_from
-from finetune.data.shapes import LeftOut
 from finetune.data.shapes.columns import as_text, found_at, written
 from finetune.data.wrong import WrongField
 from finetune.errors import DataError, Problem
@@ -74,6 +74,28 @@ def test_a_shape_is_recognised(record: dict[str, Any], shape: str, roles: str, l
     assert row.shape == shape
     assert "".join(message["role"][0] for message in row.messages) == roles
     assert row.learn_from == learn_from
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"conversations": [USER, ANSWER], "system": 7},
+        {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "system": 7},
+        {"instruction": "Why?", "output": "So.", "system": 7},
+    ],
+)
+def test_a_system_prompt_that_is_no_text_is_not_lost_in_silence(record: dict[str, Any]) -> None:
+    (problem,) = made(record)
+    assert isinstance(problem, Problem)
+    assert (problem.what, problem.where) == ("content is not text", "f:1  system")
+    assert (problem.why, problem.fix) == ("it is a number", '"system": "7"')
+
+
+def test_a_path_that_looks_up_three_thousand_times_is_told() -> None:
+    (problem,) = made({"a": ["x"]}, {"prompt": "a" + "[a]" * 3000, "completion": "a"})
+    assert isinstance(problem, Problem)
+    assert problem.what == "the path looks up too much"
+    assert problem.where == f"f:1  {('a' + '[a]' * 20)[:60]}…"
 
 
 def test_an_answer_that_is_not_wanted_is_left_out_by_its_label() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from lensing import make_base
 from finetune.data import Dataset, Example, prepare
 from finetune.data import filling as rendering
 from finetune.data.crew import on_all
+from finetune.data.entries import KEPT_SECONDS
+from finetune.data.store import Writer
 from finetune.errors import DataError, RecipeError
 from finetune.recipe import load
 
@@ -108,7 +112,7 @@ def test_only_what_is_ours_and_old_is_swept_out_of_the_cache(tmp_path: Path, bas
     (cache / "link").symlink_to("nowhere")
     for name in ("thesis", "0" * 32):
         os.utime(cache / name, (1e9, 1e9))
-    assert old > rendering.KEPT_SECONDS
+    assert old > KEPT_SECONDS
     prepared(tmp_path, base, "{train: rows.jsonl}")
     assert {entry.name for entry in entries(cache)} >= {"thesis"}
     assert not (cache / ("0" * 32)).exists()
@@ -170,8 +174,49 @@ def test_several_processes_never_run_the_script_that_asked_for_them(tmp_path: Pa
     assert (done.stdout, done.stderr) == ("[1, 2, 3]\n", "")
 
 
-def test_nobody_may_write_the_cache(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "SMALL_BYTES", 0)
+@pytest.mark.usefixtures("every_file_is_cached")
+def test_a_cache_that_takes_nothing_is_told_once_and_nothing_is_left(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / name, ROWS[:50] if name == "a.jsonl" else ROWS[50:99])
+    (tmp_path / "file").write_text("")
+    words = "{train: [a.jsonl, b.jsonl], eval: 0}"
+    unkept = prepared(tmp_path, base, words, tmp_path / "file" / "cache")
+    kept = prepared(tmp_path, base, words)
+    assert (unkept.train, unkept.sha256) == (kept.train, kept.sha256)
+    note = f"what was rendered is not kept for the next run: {tmp_path}/file/cache: Not a directory "
+    assert set(unkept.notes) - set(kept.notes) == {note + "(FINETUNE_DATA_CACHE names another folder)"}
+    assert len(unkept.notes) == len(kept.notes) + 1
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.usefixtures("every_file_is_cached")
+def test_a_full_disk_under_the_cache_is_told_and_the_rows_lie_elsewhere(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "rows.jsonl", ROWS[:50])
+    write_as_ever = Writer.add
+
+    def full(writer: Writer, *told: Any) -> None:
+        if writer.folder is not None and tmp_path / "cache" in writer.folder.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_as_ever(writer, *told)
+
+    monkeypatch.setattr(Writer, "add", full)
+    made = prepared(tmp_path, base, "{train: rows.jsonl, eval: 0}")
+    assert len(made.train) == 50
+    assert any(f"not kept for the next run: {tmp_path}/cache: the disk is full" in note for note in made.notes)
+    assert entries(tmp_path / "cache") == []
+
+
+@pytest.mark.usefixtures("every_file_is_cached")
+def test_where_no_folder_can_be_written_the_way_out_is_named(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     write(tmp_path / "rows.jsonl", ROWS[:5])
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="the cache of rendered rows cannot be written") as caught:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from finetune.errors import Problem, RecipeError
-from finetune.recipe import load, yaml_places
+from finetune.recipe import Source, load, yaml_places
+from finetune.recipe.listing import keys
+from finetune.recipe.proposals import propose
 
 BASE = "base: Qwen/Qwen3.6-27B\n"
 GOOD = BASE + "data: {train: rows.jsonl}\n"
@@ -307,6 +309,23 @@ def with_line(values: dict[str, Any], wrong_key: str, fix: str) -> dict[str, Any
     else:
         values[name] = value
     return values
+
+
+SOURCE_KEYS = [f"data.train.{name}" for name in Source.model_fields]
+
+
+@pytest.mark.parametrize("value", [None, "", [""], {"": "x"}, {"promt": "q"}, -1, "?"], ids=str)
+def test_no_key_is_proposed_with_nothing_in_it(value: Any) -> None:
+    for key in (*keys(), *SOURCE_KEYS):
+        told = propose(key, value, None if value is None else "null")
+        assert yaml_places.parse(told, "").value is not None, (key, told)
+
+
+@pytest.mark.parametrize("train", ["{path: x, columns: %s}", "[{path: x, columns: %s}]", "x, columns: %s"])
+def test_misspelt_columns_keep_what_they_name(train: str, tmp_path: Path) -> None:
+    text = f"base: a/b\ndata: {{train: {train % '{promt: q, completion: a}'}}}\n"
+    (problem,) = problems_of(text, tmp_path)
+    assert problem.fix.endswith("columns: {prompt: q, completion: a}")
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from finetune.data.files.delimited import SEPARATORS, delimited
 from finetune.data.files.documents import document
-from finetune.data.files.folder import data_files
+from finetune.data.files.folder import data_files, look_into
 from finetune.data.files.json_lines import json_lines, parse
 from finetune.data.files.json_texts import json_list, json_object
 from finetune.data.files.parquet import parquet
-from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format, Raw, no_rows, place
+from finetune.data.files.records import EXAMPLE, MAX_RECORD_BYTES, Format, LeftOut, Raw, no_rows, place
 from finetune.data.files.sniffing import sniff
 from finetune.data.files.workbook import workbook
 from finetune.data.files.xml_records import xml_records
@@ -24,8 +24,10 @@ __all__ = [
     "EXAMPLE",
     "MAX_RECORD_BYTES",
     "Format",
+    "LeftOut",
     "Raw",
     "data_files",
+    "look_into",
     "no_rows",
     "parse",
     "place",
@@ -33,7 +35,7 @@ __all__ = [
     "sniff",
 ]
 
-_READERS: dict[str, Callable[[Path, str, Format], Iterator[Raw | Problem]]] = {
+_READERS: dict[str, Callable[[Path, str, Format], Iterator[Raw | Problem | LeftOut]]] = {
     "JSON Lines": json_lines,
     "JSON list": json_list,
     "JSON object of rows": json_object,
@@ -46,8 +48,8 @@ _READERS: dict[str, Callable[[Path, str, Format], Iterator[Raw | Problem]]] = {
 }
 
 
-def read_raw(file: Path, shown: str, fmt: Format | None = None) -> Iterator[Raw | Problem]:
-    """Yields the records of a file, or what is wrong with one of them, in the file's order.
+def read_raw(file: Path, shown: str, fmt: Format | None = None) -> Iterator[Raw | Problem | LeftOut]:
+    """Yields the records of a file, what is wrong with one of them or why it is left out, in the file's order.
 
     Memory holds one record or one batch; of an object of rows, of text and of Markdown the whole file.
 

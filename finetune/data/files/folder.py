@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.files.opening import check_regular, unreadable
@@ -29,6 +32,27 @@ _NO_DATA = frozenset(
 )
 """Pictures, sound, weights, archives and code."""
 
+NAMED = 3
+"""Files of a kind that a note names."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What lies in a folder, and below it."""
+
+    files: list[Path]
+    """Those that are read, sorted by name."""
+    passed_over: dict[str, list[str]]
+    """Why files are not read -> their names; hidden files are none of them."""
+
+    def note(self) -> str:
+        """Says what is not read; nothing where all of it is."""
+        told = []
+        for why, names in self.passed_over.items():
+            more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+            told.append(f"{', '.join(sorted(names)[:NAMED])}{more} ({why})")
+        return f"not read: {'; '.join(told)}" if told else ""
+
 
 def data_files(path: Path) -> list[Path]:
     """Lists the data files of a path: the file itself or, of a folder, all in it, sorted by name.
@@ -44,7 +68,7 @@ def data_files(path: Path) -> list[Path]:
         if not path.is_dir():
             check_regular(path, shown)
             return [path]
-        files = _files_in(path)
+        files = look_into(path).files
     except FileNotFoundError as error:
         missing = Path(error.filename)
         link = missing.is_symlink()
@@ -53,33 +77,45 @@ def data_files(path: Path) -> list[Path]:
         raise DataError(f"there is no file {missing}", where=shown, why=why, fix=fix) from None
     except OSError as error:
         raise unreadable(error.filename or shown, error) from None
-    pages = [file for file in files if file.suffix.lower() in (".md", ".markdown")]
-    found = [file for file in files if file not in pages] or pages
-    if not found:
+    if not files:
         why = "hidden files, readmes, licences, pictures, weights, archives and code are passed over"
         fix = f"ls -lA {shlex.quote(shown)}"
         raise DataError(f"the folder {shown} holds no data files", where=shown, why=why, fix=fix)
-    return found
+    return files
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """Lists the files below a folder that may be data.
+def look_into(path: Path) -> Folder:
+    """Tells the files below a folder that may be data from those that are none.
 
     Raises:
         OSError: a folder cannot be read, or a link leads nowhere.
     """
     found: list[Path] = []
-    for root, folders, names in os.walk(folder, onerror=_raise):
+    passed_over: dict[str, list[str]] = defaultdict(list)
+    for root, folders, names in os.walk(path, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        for name in names:
-            file = Path(root, name)
-            if name.startswith((".", "~$")) or _ABOUT.fullmatch(name) or file.suffix.lower() in _NO_DATA:
-                continue
-            if file.is_symlink():
-                file.stat()
-            if file.is_file():
+        for folder in (Path(root, name) for name in folders):
+            if folder.is_symlink():
+                passed_over["a link to a folder"].append(str(folder.relative_to(path)))
+        for file in (Path(root, name) for name in names if not name.startswith((".", "~$"))):
+            if why := _no_data_by_name(file):
+                passed_over[why].append(str(file.relative_to(path)))
+            elif not stat.S_ISREG(file.stat().st_mode):
+                passed_over["no regular file"].append(str(file.relative_to(path)))
+            else:
                 found.append(file)
-    return sorted(found, key=lambda file: file.relative_to(folder).parts)
+    pages = [file for file in found if file.suffix.lower() in (".md", ".markdown")]
+    files = [file for file in found if file not in pages] or pages
+    if files is not pages:
+        passed_over["Markdown beside other files"] += [str(file.relative_to(path)) for file in pages]
+    told = {why: names for why, names in passed_over.items() if names}
+    return Folder(sorted(files, key=lambda file: file.relative_to(path).parts), told)
+
+
+def _no_data_by_name(file: Path) -> str:
+    if _ABOUT.fullmatch(file.name):
+        return "by its name it tells of the data"
+    return "no data by its name" if file.suffix.lower() in _NO_DATA else ""
 
 
 def _raise(error: OSError) -> None:

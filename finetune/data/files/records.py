@@ -24,6 +24,13 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A record that is not learnt, by its own word."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Format:
     """What a file holds, as its content tells."""
 

@@ -15,24 +15,31 @@ from datetime import date, datetime, time, timedelta
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.etree.ElementTree import ParseError
 
 from finetune.data.files.heads import check_head
 from finetune.data.files.opening import opened_anywhere
-from finetune.data.files.records import Format, Raw, place
+from finetune.data.files.records import MAX_RECORD_BYTES, Format, Raw, place
+from finetune.data.files.sheets import look_through
+from finetune.data.files.xml_events import WrongXml
 from finetune.errors import DataError, OutsideError, Problem
 
 LOOKED_AT = 50
+BATCH_ROWS = 16
+"""Rows that are held at a time, of which each may have MAX_RECORD_BYTES."""
+
 ERRORS = ("#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NULL!", "#NUM!")
 
 MOST_ROWS = 2**20
 """Of a sheet. Source: Excel specifications and limits, Microsoft."""
 
 DAMAGED = (
-    *(zipfile.BadZipFile, zlib.error, ParseError, EOFError, OSError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError, EOFError, OSError),
     *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, NotImplementedError),
 )
-"""What openpyxl raises on files that are not as they should be; it has no error of its own for them."""
+"""What openpyxl raises on files that are not as they should be; it has no error of its own for them.
+
+Bad XML is a SyntaxError, whether the standard library reads it or lxml, which openpyxl prefers where it is installed.
+"""
 
 Row = tuple[int, list[Any]]
 """The number of a row, from 1, and its cells; None is an empty one."""
@@ -46,7 +53,7 @@ def workbook(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
         OutsideError: openpyxl is not installed.
     """
     with opened_anywhere(file, shown) as stream:
-        title, _, rows = _first_sheet(stream, shown)
+        title, _, _, rows = _first_sheet(stream, shown)
         head_row = next(rows, None)
         if head_row is None:
             return
@@ -60,25 +67,31 @@ def workbook(file: Path, shown: str, fmt: Format) -> Iterator[Raw | Problem]:
 
 
 def sheets_note(stream: BinaryIO, shown: str) -> str:
-    """Says which sheet is read, and which are not; nothing where there is one alone.
+    """Says which sheet is read, which are not, and what comes out empty of it; nothing where there is nothing to say.
 
     Raises:
-        DataError: the file is cut off or damaged.
+        DataError: the file is cut off or damaged, or a row of it is too long.
         OutsideError: openpyxl is not installed.
     """
-    title, others, _ = _first_sheet(stream, shown)
-    return f'the sheet "{title}" is read; not read: {", ".join(others)}' if others else ""
+    try:
+        seen = look_through(stream, shown)
+    except (*DAMAGED, WrongXml) as error:
+        raise _damaged(shown, error) from None
+    title, part, others, _ = _first_sheet(stream, shown)
+    told = [f'the sheet "{title}" is read; not read: {", ".join(others)}'] if others else []
+    return "; ".join([*told, *(seen[part].told() if part in seen else ())])
 
 
-def _first_sheet(stream: BinaryIO, shown: str) -> tuple[str, list[str], Iterator[Row]]:
-    """Finds the first sheet with a row that is not empty: its title, those of the others, and its rows."""
+def _first_sheet(stream: BinaryIO, shown: str) -> tuple[str, str, list[str], Iterator[Row]]:
+    """Finds the first sheet with a row that is not empty: its title and part, the other titles, and its rows."""
     sheets = _sheets(stream, shown)
     titles = [str(sheet.title) for sheet in sheets]
     for title, sheet in zip(titles, sheets, strict=True):
         rows = _rows(sheet, shown)
         if (row := next(rows, None)) is not None:
-            return title, [other for other in titles if other != title], chain([row], rows)
-    return "", titles, iter(())
+            part = sheet._worksheet_path  # there is no other name by which to find it in the archive
+            return title, part, [other for other in titles if other != title], chain([row], rows)
+    return "", "", titles, iter(())
 
 
 def _sheets(stream: BinaryIO, shown: str) -> list[Any]:
@@ -104,7 +117,7 @@ def _rows(sheet: Any, shown: str) -> Iterator[Row]:
     while True:
         with warnings.catch_warnings(action="ignore"):
             try:
-                batch = list(islice(rows, 256))
+                batch = list(islice(rows, BATCH_ROWS))
             except DAMAGED as error:
                 raise _damaged(shown, error) from None
         if not batch:
@@ -127,6 +140,10 @@ def _record(names: list[str], row: list[Any], number: int, where: str) -> Raw | 
         if cell in ERRORS:
             what, why = f"the cell holds the error {cell}", "it would be learnt as text"
             return Problem(what, f"{where}  {name}", why, "correct its formula, or clear the cell")
+    sizes = {name: len(cell) for name, cell in zip(names, row, strict=False) if isinstance(cell, str)}
+    if sum(sizes.values()) > MAX_RECORD_BYTES:  # of texts that cells share
+        longest, why = max(sizes, key=sizes.__getitem__), f"a row has at most {MAX_RECORD_BYTES:,} bytes"
+        return Problem("the row is too long", f"{where}  {longest}", why, f"shorten {longest}, or remove the row")
     cells = [_plain(cell) for cell in row] + [""] * (len(names) - len(row))
     return Raw(number, dict(zip(names, cells, strict=True)))
 

@@ -1,26 +1,18 @@
-"""XML: the element that repeats nearest the root, and has two or more fields, is the record.
-
-The standard library's expat does the parsing. What makes XML unsafe to read are entities, and these are declared in a
-DTD alone: a file with one is refused before any entity can be.
-"""
+"""XML: the element that repeats nearest the root, and has two or more fields, is the record."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from finetune.data.files.opening import CHUNK_BYTES, opened
-from finetune.data.files.records import MAX_RECORD_BYTES, Format, Raw
+from finetune.data.files.opening import opened
+from finetune.data.files.records import MAX_RECORD_BYTES, Format, LeftOut, Raw
+from finetune.data.files.xml_events import BROKEN, DTD, Event, WrongXml, xml_events
 from finetune.errors import DataError
-
-MAX_DEPTH = 64
-
-Event = tuple[str, str, int]
-"""`start` with a tag, `text` with its characters, or `end` with a tag; and the line."""
 
 Path_ = tuple[str, ...]
 
@@ -31,6 +23,7 @@ class Element:
 
     tag: str
     line: int
+    attributes: dict[str, str]
     content: list[str | Element] = field(default_factory=list)
 
 
@@ -45,60 +38,66 @@ def begins_xml(head: str, whole: bool) -> bool:
     return True
 
 
-def xml_records(file: Path, shown: str, _: Format) -> Iterator[Raw]:
-    """Yields each record: the tags of its children, and their texts.
+def xml_records(file: Path, shown: str, _: Format) -> Iterator[Raw | LeftOut]:
+    """Yields each record: its attributes, the tags of its children, and their texts.
 
-    A child with children of its own is a dict, a tag that stands several times a list.
+    A child with children of its own is a dict, a tag that stands several times a list. Records of another place in the
+    tree are left out, and counted.
 
     Raises:
-        DataError: it is not well-formed, has a DTD, or no element in it is a record.
+        DataError: it is not well-formed, has a DTD, no element in it is a record, or one is too long.
     """
-    wanted = _record_path(file, shown)
+    wanted, others = _record_paths(file, shown)
     path: list[str] = []
     tree: list[Element] = []
-    bytes_read = 0
-    for word, told, line in _events(file, shown):
-        if word == "start":
-            path.append(told)
+    size = 0
+    for event in _events(file, shown):
+        size += len(event.told) + sum(map(len, event.attributes.values()))
+        if tree and size > MAX_RECORD_BYTES:
+            where = f"{tree[0].line}" + (f"  {tree[1].tag}" if len(tree) > 1 else "")
+            raise _wrong("the record is too long for a row", shown, where, f"at most {MAX_RECORD_BYTES:,} bytes")
+        if event.kind == "start":
+            path.append(event.told)
             if tree or tuple(path) == wanted:
-                element = Element(told, line)
+                element = Element(event.told, event.line, event.attributes)
                 if tree:
                     tree[-1].content.append(element)
                 tree.append(element)
-        elif word == "text":
+        elif event.kind == "text":
             if tree:
-                tree[-1].content.append(told)
-                bytes_read += len(told)
-                if bytes_read > MAX_RECORD_BYTES:
-                    raise _wrong("the record is too long for a row", shown, tree[0].line, f"{MAX_RECORD_BYTES:,} bytes")
+                tree[-1].content.append(event.told)
         else:
             path.pop()
             if tree and len(tree) > 1:
                 tree.pop()
             elif tree:
-                yield Raw(tree[0].line, _fields(tree.pop()))
-                bytes_read = 0
+                record = tree.pop()
+                yield Raw(record.line, _gathered(_attributes(record)) | _fields(record))
+        size = size if tree else 0
+    for other, count in others.items():
+        why = f"they stand in {'/'.join(other)} of the XML, the records that are read in {'/'.join(wanted)}"
+        yield from (LeftOut(why) for _ in range(count))
 
 
-def _record_path(file: Path, shown: str) -> Path_:
-    """Reads the file once to find the path of the tags that lead to its records."""
+def _record_paths(file: Path, shown: str) -> tuple[Path_, dict[Path_, int]]:
+    """Reads the file once to find the path of the tags that lead to its records, and the paths of others like them."""
     counts: dict[Path_, int] = {}
     path: list[str] = []
     named: list[set[str]] = []  # for each open element, the tags of its children that have text of their own
     has_text: list[bool] = []
-    for word, told, _ in _events(file, shown):
-        if word == "start":
-            path.append(told)
+    for event in _events(file, shown):
+        if event.kind == "start":
+            path.append(event.told)
             named.append(set())
             has_text.append(False)
-        elif word == "text":
-            has_text[-1] = has_text[-1] or not told.isspace()
+        elif event.kind == "text":
+            has_text[-1] = has_text[-1] or not event.told.isspace()
         else:
             if len(named.pop()) >= 2:
                 counts[tuple(path)] = counts.get(tuple(path), 0) + 1
             path.pop()
             if has_text.pop() and named:
-                named[-1].add(told)
+                named[-1].add(event.told)
     repeated = [path for path, count in counts.items() if count > 1] or (list(counts) if len(counts) == 1 else [])
     if not repeated:
         what, why = "no element of the XML is a record", "a record repeats, and has two or more children with text"
@@ -107,23 +106,36 @@ def _record_path(file: Path, shown: str) -> Path_:
     if len(nearest) > 1:
         what = "the XML holds several kinds of records"
         raise _wrong(what, shown, 1, f"{', '.join(path[-1] for path in nearest[:4])} stand at the same depth")
-    return nearest[0]
+    (wanted,) = nearest
+    like_it = sorted((path for path in counts if path in repeated or path[-1] == wanted[-1]), key=len)
+    apart: list[Path_] = [wanted]
+    for place in like_it:
+        if not any(place[: len(other)] == other for other in apart):  # what is inside a record is read or left with it
+            apart.append(place)
+    return wanted, {place: counts[place] for place in apart[1:]}
+
+
+def _attributes(element: Element, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the attributes of a record as `@id`, those of what is in it as `question@id` or `table.row@id`."""
+    for name, value in element.attributes.items():
+        if name != "xmlns" and not name.startswith("xmlns:"):
+            yield f"{path}@{name}", value
+    for child in element.content:
+        if isinstance(child, Element):
+            yield from _attributes(child, f"{path}.{child.tag}" if path else child.tag)
 
 
 def _fields(element: Element) -> dict[str, Any]:
     """Gives the children of an element by their tags."""
-    found: dict[str, Any] = {}
-    for child in element.content:
-        if isinstance(child, str):
-            continue
-        value = _value(child)
-        if child.tag not in found:
-            found[child.tag] = value
-        elif isinstance(found[child.tag], list):
-            found[child.tag].append(value)
-        else:
-            found[child.tag] = [found[child.tag], value]
-    return found
+    return _gathered((child.tag, _value(child)) for child in element.content if isinstance(child, Element))
+
+
+def _gathered(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Gives values by their names; of a name that stands several times, the list of them."""
+    found: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in found.items()}
 
 
 def _value(element: Element) -> Any:
@@ -140,50 +152,19 @@ def _all_text(element: Element) -> str:
 
 
 def _events(file: Path, shown: str) -> Iterator[Event]:
-    """Yields what the parser meets, chunk by chunk.
+    """Yields what the parser meets.
 
     Raises:
-        DataError: the file is not well-formed, has a DTD or is nested too deep.
+        DataError: the file cannot be read, or as `xml_events` refuses it.
     """
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    met: list[Event] = []
-    depth = 0
-
-    def start(tag: str, _: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise _wrong("the XML is nested too deep", shown, parser.CurrentLineNumber, f"at most {MAX_DEPTH} levels")
-        met.append(("start", tag, parser.CurrentLineNumber))
-
-    def end(tag: str) -> None:
-        nonlocal depth
-        depth -= 1
-        met.append(("end", tag, parser.CurrentLineNumber))
-
-    def doctype(*_: Any) -> None:
-        why = "what it declares is not read, and entities can swell without bound"
-        raise _wrong("the XML has a DTD", shown, parser.CurrentLineNumber, why, "remove <!DOCTYPE …> from the file")
-
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.StartDoctypeDeclHandler = doctype
-    parser.CharacterDataHandler = lambda text: met.append(("text", text, parser.CurrentLineNumber))
+    fixes = {DTD: "remove <!DOCTYPE …> from the file", BROKEN: f"xmllint --noout {shlex.quote(shown)}"}
     with opened(file, shown) as stream:
-        last = False
-        while not last:
-            chunk = stream.read(CHUNK_BYTES)
-            last = not chunk
-            try:
-                parser.Parse(chunk, last)
-            except (expat.ExpatError, LookupError, ValueError) as error:  # LookupError, ValueError: its encoding
-                line = parser.CurrentLineNumber
-                fix = f"xmllint --noout {shlex.quote(shown)}"
-                raise _wrong("the XML is not well-formed", shown, line, str(error), fix) from None
-            yield from met
-            met.clear()
+        try:
+            yield from xml_events(stream)
+        except WrongXml as error:
+            raise _wrong(error.what, shown, error.line, error.why, fixes.get(error.what, "")) from None
 
 
-def _wrong(what: str, shown: str, line: int, why: str, fix: str = "") -> DataError:
+def _wrong(what: str, shown: str, line: int | str, why: str, fix: str = "") -> DataError:
     fix = fix or f"xmllint --format {shlex.quote(shown)} | head -40"
     return DataError(what, where=f"{shown}:{line}", why=why, fix=fix)

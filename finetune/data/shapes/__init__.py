@@ -1,6 +1,6 @@
 """From a record in anybody's form to the turns of a conversation."""
 
 from finetune.data.shapes.recognising import Columns, talks
-from finetune.data.shapes.talk import LeftOut, Talk
+from finetune.data.shapes.talk import Talk
 
-__all__ = ["Columns", "LeftOut", "Talk", "talks"]
+__all__ = ["Columns", "Talk", "talks"]

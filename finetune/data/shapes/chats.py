@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.dialects import ROLE_WORDS
-from finetune.data.shapes.talk import LeftOut, Talk
+from finetune.data.files import LeftOut
+from finetune.data.shapes.talk import Talk
 from finetune.data.strict_json import WrongJson, kind, read_json
 from finetune.data.turns import Turn
 from finetune.data.wrong import WrongField
@@ -161,7 +162,7 @@ def _spoken(value: Mapping[str, Any], before: tuple[Turn, ...]) -> int:
 def _with_system(value: Mapping[str, Any], turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     """Puts the system prompt of a column before the turns."""
     told = value.get("system")
-    if not isinstance(told, str) or not told.strip():
+    if told in (None, [], {}) or (isinstance(told, str) and not told.strip()):
         return turns
     return (Turn({"role": "system", "content": told}, "system", "system"), *turns)
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from finetune.data.strict_json import MAX_DEPTH
 from finetune.data.wrong import WrongField
 
 Column = str | tuple[str, ...]
@@ -52,6 +53,9 @@ def found_at(record: Mapping[str, Any], path: str) -> Any:
     """
     if path in record:
         return record[path]
+    if path.count("[") > MAX_DEPTH:
+        why = f"it has {path.count('[')} brackets; no record is deeper than {MAX_DEPTH} levels"
+        raise WrongField(path[:60] + "…", "the path looks up too much", why, "name a column in data.columns")
     if looked_up := _LOOKED_UP.fullmatch(path):
         return _chosen(found_at(record, looked_up[1]), found_at(record, looked_up[2]), path)
     value: Any = record

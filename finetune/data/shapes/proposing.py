@@ -150,7 +150,8 @@ def _textual(path: str, value: Any) -> str:
 def _texts(record: Mapping[str, Any], but: str = "") -> list[str]:
     """Lists the columns that hold a text of their own."""
     passed = {but, "id", "index", "key"}
-    return [key for key, value in record.items() if isinstance(value, str) and value.strip() and key not in passed]
+    texts = [key for key, value in record.items() if isinstance(value, str) and value.strip() and key not in passed]
+    return [key for key in texts if "@" not in key]  # attributes of XML
 
 
 def _only_asks(key: str, value: Any) -> bool:

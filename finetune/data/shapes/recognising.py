@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from finetune.data.files import LeftOut
 from finetune.data.shapes.chats import (
     UNWANTED,
     is_transcript,
@@ -18,7 +19,7 @@ from finetune.data.shapes.chats import (
 )
 from finetune.data.shapes.columns import Column, as_text, found_at, names_of, written
 from finetune.data.shapes.proposing import CONTEXT, PAIRS, answers, no_shape, of_name
-from finetune.data.shapes.talk import LeftOut, Talk
+from finetune.data.shapes.talk import Talk
 from finetune.data.strict_json import kind
 from finetune.data.turns import Turn
 from finetune.data.wrong import WrongField

@@ -23,10 +23,3 @@ class Talk:
     """A raw text, in place of turns."""
     read: frozenset[str] = frozenset()
     """Columns that were read."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A record that is not learnt, by its own word."""
-
-    why: str

@@ -7,6 +7,7 @@ Source: lm_eval 0.4.13, api/task.py and tasks/manager.py.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Benchmark:
         """What is scored by its likelihood, in its order."""
         return [each for item in self.items for each in item.requests if isinstance(each, Example)]
 
-    def values(self, answers: Sequence[str], costs: Sequence[tuple[float, bool]]) -> list[float]:
+    def values(self, answers: Sequence[str], costs: Sequence[tuple[float, bool]]) -> list[float | None]:
         """Lets the harness score what one side did.
 
         Args:
@@ -61,10 +62,10 @@ class Benchmark:
             costs: of what is weighed, in its order: nats, and whether all its tokens are the likeliest.
 
         Returns:
-            The figure of each item, in their order.
+            The figure of each item, in their order; None where the harness gives none, or no number.
         """
         said, weighed = iter(answers), iter(costs)
-        found: list[float] = []
+        found: list[float | None] = []
         for leaf in self._leaves:
             given = [
                 _cut(spoken(next(said), self.thinking) or "", each.until)
@@ -73,7 +74,7 @@ class Benchmark:
                 for item in leaf.items
                 for each in item.requests
             ]
-            found += [float(each[self.metric]) for each in _scored(leaf.task, given)[self.filter]]
+            found += [_number(each.get(self.metric)) for each in _scored(leaf.task, given)[self.filter]]
         return found
 
 
@@ -143,7 +144,14 @@ def _metric(wish: HarnessTask, tasks: Sequence[Any]) -> tuple[str, str]:
 
 
 def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) or (hasattr(value, "dtype") and value.ndim == 0)  # numpy's numbers too
+    """Tells a number, numpy's too, from what only a whole set makes a figure of."""
+    return isinstance(value, int | float) or (
+        hasattr(value, "dtype") and value.ndim == 0 and value.dtype.kind in "biuf"
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if _is_figure(value) and math.isfinite(value) else None
 
 
 def _scored(task: Any, given: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:

@@ -88,6 +88,8 @@ def _set_word(job: Job) -> str:
 
 
 def _of_task(rule: Rule, task: Mapping[str, Any]) -> Iterator[str]:
+    if not task["scores"]:
+        yield f"{rule.text}: {task['name']} has no figure"
     if not rule.compares:
         for side, score in task["scores"].items():
             wrong = score["high"] < rule.number if rule.verb == "is below" else score["low"] > rule.number

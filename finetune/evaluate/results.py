@@ -27,8 +27,8 @@ class Said:
     """Task -> of its examples."""
     answers: dict[tuple[int, ...], Answer] = field(default_factory=dict)
     """Prompt -> its answer."""
-    values: dict[str, list[float]] = field(default_factory=dict)
-    """Task of lm-evaluation-harness -> the figure of each item."""
+    values: dict[str, list[float | None]] = field(default_factory=dict)
+    """Task of lm-evaluation-harness -> the figure of each item; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ class Results:
     def text(self, asked: Question, side: str) -> str:
         """Gives what a side said, without its reasoning; nothing if that never ended."""
         return spoken(self.sides[side].answers[asked.ids].text, self.thinking) or ""
+
+    def figures(self, job: Job) -> dict[str, list[float]]:
+        """Gives the harness's figures of each side, of the items of which every side has one."""
+        told = {side: said.values[job.name] for side, said in self.sides.items()}
+        whole = [each for each in zip(*told.values(), strict=True) if None not in each]
+        return {side: [each[number] for each in whole] for number, side in enumerate(told)}
 
     def scored(self, job: Job, side: str) -> list[Scored]:
         """Scores each answer of a side."""
@@ -111,8 +117,10 @@ def _shares(right: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
 def _values(job: Job, results: Results) -> dict[str, Any]:
     """Tells the harness's figure of each side: as shares where each item is right or wrong, else as means."""
     assert job.benchmark is not None
-    values = {side: said.values[job.name] for side, said in results.sides.items()}
-    head = _head(job, job.benchmark.told["metric"], job.benchmark.better)
+    values = results.figures(job)
+    head = {**_head(job, job.benchmark.told["metric"], job.benchmark.better), "items": len(next(iter(values.values())))}
+    if not head["items"]:
+        return {**head, "scores": {}, "pairs": [], "flips": None}
     if all(value in (0, 1) for each in values.values() for value in each):
         return {**head, **_shares({side: [value == 1 for value in each] for side, each in values.items()})}
     pairs = [
@@ -159,6 +167,8 @@ def notes(results: Results, tasks: Sequence[Mapping[str, Any]], most: int) -> It
     """
     yield from dict.fromkeys(note for job in results.jobs for note in job.notes)
     for task in tasks:
+        if (lost := sum(len(job.items) for job in results.jobs if job.name == task["name"]) - task["items"]) > 0:
+            yield f"{task['name']}: {lost} items of which a side has no figure are left out"
         for side, score in task["scores"].items():
             if "majority" in task and side != "base" and score["low"] <= task["majority"]["share"]:
                 yield f"{task['name']}: {side} is not shown to beat always saying {task['majority']['label']!r}"

@@ -93,6 +93,31 @@ def test_a_figure_between_right_and_wrong_is_drawn_and_one_of_the_whole_set_refu
     assert "of which nothing can be paired; of each item it tells letters,none" in error.value.problems[0].why
 
 
+def test_items_without_a_figure_are_left_out_of_both_sides_and_counted(blue: Run, tmp_path: Path) -> None:
+    """And a rule about a task in which no item has one fails: nobody knows whether it holds."""
+    told = "float('nan') if doc['answer'] == 'red' else float(results[0] == doc['answer'])"
+    (tmp_path / "own.py").write_text(
+        f"def most(doc, results):\n    return {{'exact_match': {told}}}\n\n\n"
+        "def none(doc, results):\n    return {'exact_match': float('inf')}\n"
+    )
+    names = []
+    for name in ("most", "none"):
+        file = task(tmp_path, name)
+        file.write_text(file.read_text() + f"process_results: !function own.{name}\n")
+        names.append({"lm_eval": str(file)})
+    words = (f"evaluate.tasks={json.dumps(names)}", 'evaluate.fail_if=["none drops more than 0.1"]')
+    with pytest.raises(ProofFailed, match="the gate failed") as failed:
+        evaluate(blue, Wish(overrides=words), Stop(), silent, silent)
+    assert failed.value.problems[0].why == "none drops more than 0.1: none has no figure"
+    whole = json.loads(blue.evaluation.read_text())
+    most, none = whole["tasks"]
+    assert (most["items"], most["scores"]["tuned"]["value"], most["flips"]) == (11, 1.0, {"gained": 11, "lost": 0})
+    assert (none["items"], none["scores"], none["pairs"]) == (0, {}, [])
+    assert "most: 1 items of which a side has no figure are left out" in whole["notes"]
+    assert "none: 12 items of which a side has no figure are left out" in whole["notes"]
+    assert len(blue.evaluated_items.read_text().splitlines()) == 24, "each item is kept, with what was answered"
+
+
 @pytest.mark.parametrize(
     ("more", "thinking", "error", "told"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +38,12 @@ def evaluate(
 ) -> None:
     """Compare what was trained with its base: the held-out loss, answers right and wrong, and the recipe's gate."""
     _check_overrides(overrides)
-    from finetune.run import open_run, outputs
+    from finetune.run import open_run
 
     who = _judge(judge, judge_model, key_env)
     with stopping.heard() as stop:
         opened = open_run(run)
-        stop.idle = outputs.command("evaluate", opened)  # nothing is lost by ending before all is measured
+        stop.idle = shlex.join(["finetune", *sys.argv[1:]])  # nothing is lost by ending before all is measured
         quiet_libraries()
         from finetune.evaluate.verb import Wish
         from finetune.evaluate.verb import evaluate as evaluate_run
@@ -106,14 +108,26 @@ def table(told: dict[str, Any]) -> list[str]:
         for side, score in task["scores"].items():
             lines.append(f"  {side:<36}{_interval(score, task)}")
         for pair in task["pairs"]:
-            sees = "" if pair["sees"] is None else f"; such a set sees changes over {_figure(pair['sees'], task)}"
-            chance = "" if pair["p"] is None else f", p {pair['p']:.2g}"
             lines.append(f"  {pair['one'] + ' -> ' + pair['other']:<36}{_interval(pair['difference'], task, '+')}"
-                         f"  {pair['verdict']}{chance}{sees}")  # fmt: skip
-        if task["flips"]:
-            lines.append(f"  {'':<36}gained {task['flips']['gained']}, lost {task['flips']['lost']}")
+                         f"  {pair['verdict']}{_chance(pair)}{_blind(pair, task)}")  # fmt: skip
+            if task["flips"] and (pair["one"], pair["other"]) == ("base", "tuned"):
+                lines.append(f"  {'':<36}gained {task['flips']['gained']}, lost {task['flips']['lost']}")
     lines += ["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else []
-    return [*lines, *(f"gate passed: {rule}" for rule in told["gate"]["rules"] if not told["gate"]["failed"])]
+    gate = told["gate"]
+    lines += [f"the gate holds: it fails if {rule}" for rule in gate["rules"] if not gate["failed"]]
+    return [*lines, *(f"not asked of the recipe's gate: {rule}" for rule in gate["not_asked"])]
+
+
+def _chance(pair: dict[str, Any]) -> str:
+    """Tells p, and what is left of it among other tasks, where that is another figure."""
+    if pair["p"] is None:
+        return ""
+    among = pair.get("p_holm")
+    return f", p {pair['p']:.2g}" + ("" if among in (None, pair["p"]) else f" ({among:.2g} among all tasks, by Holm)")
+
+
+def _blind(pair: dict[str, Any], task: dict[str, Any]) -> str:
+    return "" if pair["sees"] is None else f"; less than {_figure(pair['sees'], task)} would not show here"
 
 
 def _interval(told: dict[str, float], task: dict[str, Any], sign: str = "") -> str:

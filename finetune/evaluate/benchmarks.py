@@ -16,11 +16,14 @@ from typing import Any
 
 from finetune.data import Example, Renderer
 from finetune.errors import RecipeError
-from finetune.evaluate.harness import WHERE, load_tasks, told_wrongs
+from finetune.evaluate.harness import WHERE, load_tasks, one_line, told_wrongs, wrongs
 from finetune.evaluate.requests import Contexts, Item, Prompt, items_of
 from finetune.evaluate.scores import spoken
 from finetune.recipe import HarnessTask
 from finetune.statistics import Better
+
+MEANS = ("mean", "nanmean")
+"""What the harness calls the mean of items."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ class Benchmark:
                 for item in leaf.items
                 for each in item.requests
             ]
-            found += [_number(each.get(self.metric)) for each in _scored(leaf.task, given)[self.filter]]
+            try:
+                scored = _scored(leaf.task, given)[self.filter]
+            except wrongs():  # in a filter, which sees all answers at once
+                scored = [{} for _ in leaf.items]
+            found += [_number(each.get(self.metric)) for each in scored]
         return found
 
 
@@ -94,53 +101,81 @@ def read_benchmark(wish: HarnessTask, renderer: Renderer, thinking: bool, limit:
         RecipeError: there is no such task or metric, or it cannot be asked as the run is served.
     """
     tasks, harness = load_tasks(wish)
-    contexts = Contexts(renderer, thinking)
+    contexts = Contexts(renderer, thinking, wish.lm_eval)
     leaves = []
     for task in tasks:
         if wish.few_shot is not None:
             task.set_config("num_fewshot", wish.few_shot)
         leaves.append(_Leaf(task, tuple(items_of(task, contexts, limit, most))))
     items = tuple(item for leaf in leaves for item in leaf.items)
-    metric, of_filter = _metric(wish, [leaf.task for leaf in leaves])
-    better: Better = "higher" if tasks[0].higher_is_better().get(metric, True) else "lower"
+    metric, of_filter, better = _metric(wish, tasks)
     told = {
         "harness": harness,
-        "metric": metric if of_filter == "none" else f"{metric},{of_filter}",
+        "metric": one_line(metric if of_filter == "none" else f"{metric},{of_filter}"),
         "few_shot": sorted({task.get_config("num_fewshot") or 0 for task in tasks}),
         "versions": {task.task_name: _version(task) for task in tasks},
         "hub": _of_hub(tasks, limit),
     }
-    return Benchmark(metric, of_filter, better, items, told, tuple(_notes(wish, tasks)), thinking, tuple(leaves))
+    return Benchmark(metric, of_filter, better, items, told, tuple(_notes(wish, tasks, items)), thinking, tuple(leaves))
 
 
-def _metric(wish: HarnessTask, tasks: Sequence[Any]) -> tuple[str, str]:
-    """Finds the figure that counts, in which every item has one, by scoring empty answers.
+def _metric(wish: HarnessTask, tasks: Sequence[Any]) -> tuple[str, str, Better]:
+    """Finds the figure that counts, of which every item has one, by scoring empty answers.
 
     Raises:
-        RecipeError: there is none of that name.
+        RecipeError: there is none of that name, it is no mean of items, or nobody says which of them is better.
     """
     found: list[str] = []
     whole: set[str] = set()
     for number, task in enumerate(tasks):
-        nothing = [("" if each.request_type == "generate_until" else (-1.0, False)) for each in task.instances]
-        of_task = []
-        with told_wrongs(task.task_name):
-            scored = _scored(task, nothing)
-        for name, items in scored.items():
-            figures = {metric: value for each in items for metric, value in each.items()}
-            of_task += [f"{metric},{name}" for metric, value in figures.items() if _is_figure(value)]
-            whole |= {metric for metric, value in figures.items() if not _is_figure(value)}
+        of_task, others = _figures(task, wish.lm_eval)
         found = of_task if number == 0 else [each for each in found if each in of_task]
+        whole |= others
     named = [each for each in found if wish.metric in (None, each, each.partition(",")[0])]
     if not named:
-        why = f"of each item it tells {', '.join(found) or 'nothing'}"
+        why = f"of each item it tells {one_line(', '.join(found)) or 'nothing'}"
         if wish.metric and wish.metric.partition(",")[0] in whole:
-            why = f"it is a figure of the whole set, of which nothing can be paired; {why}"
-        fix = f"metric: {found[0]}" if found else "leave the task out"
+            why = f"it is a figure of the whole set, and no mean of items, so nothing can be paired; {why}"
+        fix = f"metric: {one_line(found[0])}" if found else "leave the task out"
         what = f"{wish.lm_eval} has no metric {wish.metric or 'of items'}"
         raise RecipeError(what, where=WHERE, why=why, fix=fix)
-    metric, _, of_filter = named[0].partition(",")
-    return metric, of_filter
+    metric, _, of_filter = named[0].rpartition(",")
+    told = {task.higher_is_better().get(metric) for task in tasks}
+    if told not in ({True}, {False}):
+        why = "its tasks contradict each other" if len(told) > 1 else "neither the task nor the harness says so"
+        fix = f"metric_list: [{{metric: {one_line(metric)}, aggregation: mean, higher_is_better: true}}]"
+        raise RecipeError(f"is more of {one_line(metric)} better, or less?", where=WHERE, why=why, fix=fix)
+    return metric, of_filter, "higher" if told == {True} else "lower"
+
+
+def _figures(task: Any, source: str) -> tuple[list[str], set[str]]:
+    """Lists the figures of a task's items with their filters, and those that only a whole set has.
+
+    Raises:
+        OutsideError: its code wants a package that is not installed.
+        RecipeError: its code breaks on whatever is answered.
+    """
+    nothing = [("" if each.request_type == "generate_until" else (-1.0, False)) for each in task.instances]
+    means: list[str] = []
+    others: set[str] = set()
+    with told_wrongs(source):
+        for name, items in _scored(task, nothing).items():
+            for metric in dict.fromkeys(key for each in items for key in each):
+                is_figure = any(_number(each.get(metric)) is not None for each in items)
+                if is_figure and _is_mean(task, metric):
+                    means.append(f"{metric},{name}")
+                else:
+                    others.add(str(metric))
+            if not any(items):  # nothing was scored: let the first item say why
+                first = [each for each in task.instances if each.doc_id == task.instances[0].doc_id]
+                task.process_results(first[0].doc, [each.filtered_resps[name] for each in first])
+    return means, others
+
+
+def _is_mean(task: Any, metric: Any) -> bool:
+    """Whether a metric of a task is the mean of its items; one that it does not name is, as the harness has it."""
+    over = task.aggregation().get(metric)
+    return isinstance(metric, str) and (over is None or getattr(over, "__name__", "") in MEANS)
 
 
 def _is_figure(value: Any) -> bool:
@@ -151,11 +186,15 @@ def _is_figure(value: Any) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if _is_figure(value) and math.isfinite(value) else None
+    """Reads a figure; None if it is no number, or none that is finite."""
+    try:
+        return float(value) if _is_figure(value) and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _scored(task: Any, given: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
-    """Gives, of each filter of a task, the metrics of each document.
+    """Gives, of each filter of a task, the metrics of each document; none of one in whose scoring something breaks.
 
     Args:
         task: of the harness, with its requests.
@@ -167,12 +206,17 @@ def _scored(task: Any, given: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
         by_doc.setdefault(instance.doc_id, []).append(instance)
     task.apply_filters()
     return {
-        name: [
-            task.process_results(instances[0].doc, [each.filtered_resps[name] for each in instances])
-            for instances in by_doc.values()
-        ]
+        name: [_of_doc(task, name, instances) for instances in by_doc.values()]
         for name in task.instances[0].filtered_resps
     }
+
+
+def _of_doc(task: Any, name: str, instances: Sequence[Any]) -> dict[str, Any]:
+    try:
+        told = task.process_results(instances[0].doc, [each.filtered_resps[name] for each in instances])
+    except wrongs():
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _cut(answer: str, until: Sequence[str]) -> str:
@@ -193,17 +237,22 @@ def _version(task: Any) -> str:
 def _of_hub(tasks: Sequence[Any], limit: int | None) -> dict[str, str] | None:
     """Names the data set of the Hub that was asked whole; None if it was a part, several, or files of one's own."""
     sets = {(task.config.dataset_path, task.config.dataset_name) for task in tasks}
-    if len(sets) > 1 or any(limit is not None and limit < len(task.eval_docs) for task in tasks):
+    changed = [task for task in tasks if task.config.custom_dataset or task.config.process_docs]
+    part = [task for task in tasks if limit is not None and limit < len(task.eval_docs)]
+    sliced = [task for task in tasks if "[" in f"{task.config.test_split} {task.config.validation_split}"]
+    if len(sets) > 1 or changed or part or sliced:
         return None
     ((path, name),) = sets
     is_id = path and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not Path(path).exists()
     return {"dataset": path, "config": name or "default"} if is_id else None
 
 
-def _notes(wish: HarnessTask, tasks: Sequence[Any]) -> list[str]:
-    found = []
+def _notes(wish: HarnessTask, tasks: Sequence[Any], items: Sequence[Item]) -> list[str]:
+    found, name = [], Path(wish.lm_eval).stem
+    if wrong := sum(not each.answerable for each in items):
+        found.append(f"{name}: {wrong} items expect what is none of their choices; nobody can be right there")
     if len(tasks) > 1:
-        found.append(f"{wish.lm_eval}: the items of its {len(tasks)} tasks count alike")
+        found.append(f"{name}: the items of its {len(tasks)} tasks count alike")
     if any((task.get_config("generation_kwargs") or {}).get("do_sample") for task in tasks):
-        found.append(f"{wish.lm_eval}: it would have answers drawn by chance; they are the likeliest here")
+        found.append(f"{name}: it would have answers drawn by chance; they are the likeliest here")
     return found

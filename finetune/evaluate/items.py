@@ -48,6 +48,8 @@ class Rows:
     examples: tuple[Example, ...]
     """Of the same rows, for the loss."""
     notes: tuple[str, ...] = ()
+    of_loss: tuple[str, ...] = ()
+    """Notes on the examples."""
 
 
 def held_out_rows(run: Run, recipe: Recipe, base: Path, renderer: Renderer, thinking: bool, limit: int | None) -> Rows:
@@ -93,9 +95,9 @@ def rows_of_file(task: Task, recipe: Recipe, renderer: Renderer, thinking: bool,
         notes.append(f"{len(taken)} of {len(rows)} rows of {file.name} were drawn")
     made = [example for row in taken for example in renderer.examples(row)]
     fitting = tuple(example for example in made if len(example) <= recipe.data.max_length)
-    if len(fitting) < len(made):
-        notes.append(f"{len(made) - len(fitting)} examples of {file.name} are longer than data.max_length: no loss")
-    return Rows(file.stem, tuple(_questions(taken, renderer, thinking)), fitting, tuple(notes))
+    lost = len(made) - len(fitting)
+    of_loss = (f"{lost} examples of {file.name} are longer than data.max_length: no loss",) if lost else ()
+    return Rows(file.stem, tuple(_questions(taken, renderer, thinking)), fitting, tuple(notes), of_loss)
 
 
 def sha256_of(items: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from finetune.data import Example
 from finetune.errors import DataError, RecipeError
@@ -40,6 +40,9 @@ class Job:
     benchmark: Benchmark | None = None
     """Of lm-evaluation-harness, in place of both."""
     score: ScoreOf | None = None
+    labels: tuple[str, ...] = ()
+    named: Literal["first", "last"] = "last"
+    """Of a choice: what can be chosen, and which counts where an answer names several."""
     told: Mapping[str, Any] | None = None
     """More of it for evaluation.json."""
     notes: tuple[str, ...] = ()
@@ -131,7 +134,7 @@ def _job(task: Task, rows: Rows) -> Job:
     job = Job(name_of(task), task.score, task.set, told={"file": rows.name}, notes=rows.notes)
     match task.score:
         case "loss":
-            job = replace(job, examples=rows.examples)
+            job = replace(job, examples=rows.examples, notes=(*rows.notes, *rows.of_loss))
         case "tool_call":
             asked = tuple(each for each in rows.questions if each.calls or each.tools)
             job = replace(job, questions=asked, score=lambda said, asked: by_calls(said, asked.calls)[0])
@@ -175,6 +178,8 @@ def _of_text(job: Job, task: Task) -> Job:
             return replace(
                 job,
                 score=lambda said, asked: scores.by_choice(said, asked.expected, labels, task.named),
+                labels=labels,
+                named=task.named,
                 told=told,
                 notes=(*job.notes, note),
             )

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetune.completions import Busy, Refused, ask
@@ -21,7 +21,7 @@ from finetune.endpoints import Endpoint
 from finetune.errors import OutsideError
 from finetune.evaluate.items import Question
 from finetune.evaluate.jobs import Job
-from finetune.statistics import paired_mean, sure_ratio, verdict
+from finetune.statistics import Interval, paired_mean, verdict, wilson
 
 SYSTEM = (
     "You compare two answers to one question. Judge by whether an answer is right and does what was asked; the "
@@ -105,7 +105,8 @@ def judge_told(job: Job, who: Endpoint, judged: Sequence[Judged], answers: Seque
     """
     tuned = [each.tuned for each in judged]
     base = [1 - each for each in tuned]
-    compared = paired_mean(base, tuned)
+    compared, share = paired_mean(base, tuned), wilson(sum(tuned), len(tuned))  # ties spread less than halves would
+    compared = replace(compared, difference=Interval(*(2 * end - 1 for end in (share.value, share.low, share.high))))
     words = [sum(len(each[side].split()) for each in answers) / len(answers) for side in (0, 1)]
     pair = {"one": "base", "other": "tuned", "difference": asdict(compared.difference), "p": None}
     return {
@@ -116,7 +117,7 @@ def judge_told(job: Job, who: Endpoint, judged: Sequence[Judged], answers: Seque
         "better": "higher",
         "items": len(judged),
         "data_sha256": job.data_sha256,
-        "scores": {"base": asdict(sure_ratio(base)), "tuned": asdict(sure_ratio(tuned))},
+        "scores": {"base": asdict(wilson(sum(base), len(base))), "tuned": asdict(share)},
         "pairs": [{**pair, "sees": compared.sees, "verdict": verdict(compared, "higher")}],
         "flips": None,
         "judge": {

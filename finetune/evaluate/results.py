@@ -13,10 +13,23 @@ from finetune.evaluate.calls import by_calls
 from finetune.evaluate.items import Question
 from finetune.evaluate.jobs import Job
 from finetune.evaluate.requests import Prompt
-from finetune.evaluate.scores import NO_ANSWER, Scored, spoken
+from finetune.evaluate.scores import NO_ANSWER, Scored, chosen, normalised, spoken
 from finetune.evaluate.tasks import HARNESS
 from finetune.model import Score
-from finetune.statistics import Better, Interval, holm, paired_binary, paired_mean, sure_ratio, verdict, wilson
+from finetune.statistics import (
+    ENOUGH_UNITS,
+    Better,
+    Interval,
+    holm,
+    paired_binary,
+    paired_mean,
+    sure_ratio,
+    verdict,
+    wilson,
+)
+
+Asked = tuple[tuple[int, ...], int]
+"""Ids of a prompt, and the most tokens that its answer may have."""
 
 
 @dataclass
@@ -25,8 +38,7 @@ class Said:
 
     losses: dict[str, Score] = field(default_factory=dict)
     """Task -> of its examples."""
-    answers: dict[tuple[int, ...], Answer] = field(default_factory=dict)
-    """Prompt -> its answer."""
+    answers: dict[Asked, Answer] = field(default_factory=dict)
     values: dict[str, list[float | None]] = field(default_factory=dict)
     """Task of lm-evaluation-harness -> the figure of each item; None where there is none."""
 
@@ -39,12 +51,14 @@ class Results:
     sides: Mapping[str, Said]
     """In the order base, tuned, GGUF files; who is not compared is not among them."""
     thinking: bool
+    most: int
+    """Tokens of an answer, where its task does not say."""
     preferred: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Task of a judge -> of each item, how far the tuned model's answer is preferred to the base's."""
 
     def text(self, asked: Question, side: str) -> str:
         """Gives what a side said, without its reasoning; nothing if that never ended."""
-        return spoken(self.sides[side].answers[asked.ids].text, self.thinking) or ""
+        return spoken(self.sides[side].answers[asked.ids, self.most].text, self.thinking) or ""
 
     def figures(self, job: Job) -> dict[str, list[float]]:
         """Gives the harness's figures of each side, of the items of which every side has one."""
@@ -59,7 +73,7 @@ class Results:
     def scored_item(self, job: Job, number: int, side: str) -> Scored:
         """Scores one of them."""
         asked = job.questions[number]
-        said = spoken(self.sides[side].answers[asked.ids].text, self.thinking)
+        said = spoken(self.sides[side].answers[asked.ids, self.most].text, self.thinking)
         assert job.score is not None
         return NO_ANSWER if said is None else job.score(said, asked)
 
@@ -160,26 +174,51 @@ def _figure(interval: Interval) -> dict[str, float]:
     return asdict(interval)
 
 
-def notes(results: Results, tasks: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
+def notes(results: Results, tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yields what one should know of the tasks and the answers.
 
     Of answers: which were cut, in which a thought never ended, and where always saying one thing would do as well.
     """
     yield from dict.fromkeys(note for job in results.jobs for note in job.notes)
     for task in tasks:
+        if 0 < task["items"] < ENOUGH_UNITS:
+            yield f"{task['name']}: so few items show no change, and their intervals mean little"
         if (lost := sum(len(job.items) for job in results.jobs if job.name == task["name"]) - task["items"]) > 0:
             yield f"{task['name']}: {lost} items of which a side has no figure are left out"
+        base = task["scores"].get("base")
+        if task["set"] == "regression" and task["better"] == "higher" and base and base["value"] <= 0:
+            yield f"{task['name']}: the base answers none of it right, so it cannot show that anything was forgotten"
         for side, score in task["scores"].items():
             if "majority" in task and side != "base" and score["low"] <= task["majority"]["share"]:
                 yield f"{task['name']}: {side} is not shown to beat always saying {task['majority']['label']!r}"
-    asked = prompts_of(results.jobs)
+    for told in (task["judge"] for task in tasks if "judge" in task):
+        words = " -> ".join(f"{each:g}" for each in told["words"].values())
+        yield (
+            f"judge {told['model']} (prompt {told['prompt_sha256'][:8]}): tuned wins {told['wins']}, loses "
+            f"{told['losses']}, ties {told['ties']}; in {told['inconsistent']} the orders disagree, "
+            f"{told['not_understood']} were not understood; words of an answer {words}"
+        )
+    for job in results.jobs:
+        if job.labels:
+            yield from _unnamed(job, results)
+    asked = prompts_of(results.jobs, results.most)
     for side, said in results.sides.items():
-        cut = sum(not said.answers[ids].ended for ids in asked)
-        silent = sum(spoken(said.answers[ids].text, results.thinking) is None for ids in asked)
+        cut = sum(not said.answers[each].ended for each in asked)
+        silent = sum(spoken(said.answers[each].text, results.thinking) is None for each in asked)
         if cut:
-            yield f"{side}: {cut} of {len(asked)} answers were cut at {most} tokens; --max-new-tokens gives more"
+            mosts = " or ".join(map(str, sorted({most for _, most in asked})))
+            yield f"{side}: {cut} of {len(asked)} answers were cut at {mosts} tokens; --max-new-tokens gives more"
         if silent:
             yield f"{side}: {silent} of {len(asked)} answers never end their thought and count as no answer"
+
+
+def _unnamed(job: Job, results: Results) -> Iterator[str]:
+    """Tells who never names some of the labels that are expected."""
+    expected = {normalised(each.expected) for each in job.questions}
+    for side in results.sides:
+        named = {chosen(results.text(asked, side), job.labels, job.named) for asked in job.questions} - {None}
+        if len(named) < len(expected):
+            yield f"{job.name}: {side} ever names {len(named)} of the {len(expected)} labels that are expected"
 
 
 def rows(results: Results, vocabulary: Vocabulary) -> Iterator[dict[str, Any]]:
@@ -215,10 +254,11 @@ def _of_item(job: Job, number: int, side: str, results: Results) -> dict[str, An
         loss, tokens = found.losses[number], found.tokens[number]
         return {"answer": None, "score": None, "loss": loss / tokens, "tokens": tokens}
     if job.benchmark:
-        answered = [said.answers[each.ids] for each in job.benchmark.items[number].requests if isinstance(each, Prompt)]
+        requests = job.benchmark.items[number].requests
+        answered = [said.answers[each.ids, each.most] for each in requests if isinstance(each, Prompt)]
         told = {"answer": answered[0].text if answered else None, "score": said.values[job.name][number], "loss": None}
         return {**told, "tokens": sum(each.tokens for each in answered)}
-    answer = said.answers[job.questions[number].ids]
+    answer = said.answers[job.questions[number].ids, results.most]
     if job.kind == "judge":
         if side not in ("base", "tuned"):
             return None
@@ -230,17 +270,15 @@ def _of_item(job: Job, number: int, side: str, results: Results) -> dict[str, An
     return {**told, **({"why": scored.why} if scored.why else {}), **({} if answer.ended else {"cut": True})}
 
 
-def prompts_of(jobs: Sequence[Job], most: int = 0) -> dict[tuple[int, ...], int]:
-    """Lists the prompts of all tasks, each once, with the most tokens that its answer may have.
+def prompts_of(jobs: Sequence[Job], most: int) -> list[Asked]:
+    """Lists what is answered for all tasks, each once.
 
     Args:
         jobs: the tasks.
         most: tokens of an answer, where its task does not say.
     """
-    found: dict[tuple[int, ...], int] = {}
+    found: list[Asked] = []
     for job in jobs:
-        asked = [(each.ids, most) for each in job.questions]
-        asked += [(each.ids, each.most) for each in (job.benchmark.prompts if job.benchmark else ())]
-        for ids, allowed in asked:
-            found[ids] = max(found.get(ids, 0), allowed)
-    return found
+        found += [(each.ids, most) for each in job.questions]
+        found += [(each.ids, each.most) for each in (job.benchmark.prompts if job.benchmark else ())]
+    return list(dict.fromkeys(found))

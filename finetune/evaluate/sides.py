@@ -75,11 +75,13 @@ def find_ggufs(
         fields = read_header(file)
         check_tokenizer(file, fields, base)
         check_template(file, fields, template_as_trained(run, base))
-        digest = atomic.sha256(file)
+        digest, fix = atomic.sha256(file), outputs.command("export", run)
         known, _ = made.get(run.named(file), ("", ""))
         if known and known != digest:
-            fix = outputs.command("export", run)
             raise ArtifactError("the file is not the one that was proven", where=str(file), why=outputs.STANDS, fix=fix)
+        if digest not in {each for each, stage in made.values() if stage == "export"}:
+            why = "no export of the run made these bytes"
+            raise ArtifactError("the GGUF file is not of this run", where=str(file), why=why, fix=fix)
         told = {"what": file.name, "engine": f"llama.cpp, {engine.answering()}", **asked, "sha256": digest}
         found.append((file, told))
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import RecipeError
@@ -14,6 +16,15 @@ HARNESS = "lm_eval"
 """What its tasks are called on the command line, before a colon, and what kind of task they are."""
 
 Wished = Task | HarnessTask
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a rule of the gate can speak of."""
+
+    name: str
+    kind: str
+    set: str
 
 
 def wished(recipe: Recipe, names: Sequence[str]) -> tuple[Wished, ...] | None:
@@ -47,6 +58,11 @@ def name_of(task: Wished) -> str:
     return task.name or f"{task.file.stem if task.file else 'held_out'} {task.score}"
 
 
+def subject_of(task: Wished) -> Subject:
+    """Tells how a rule can speak of a task."""
+    return Subject(name_of(task), HARNESS if isinstance(task, HarnessTask) else task.score, task.set)
+
+
 def _task(told: Wished | str) -> Wished:
     """Writes a word out as the task that it stands for."""
     return Task(score=told) if isinstance(told, str) else told  # type: ignore[arg-type]
@@ -66,4 +82,6 @@ def _word(name: str, known: Mapping[str, Wished]) -> Wished:
     choices = [*known, *without]
     why = f"there are {', '.join(choices)}, and those of lm-evaluation-harness, such as {HARNESS}:gsm8k"
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.0)
-    raise RecipeError(f"there is no task {name}", where=f"--tasks {name!a:.80}", why=why, fix=f"--tasks {close[0]}")
+    raise RecipeError(
+        f"there is no task {name}", where=f"--tasks {name!a:.80}", why=why, fix=f"--tasks {shlex.quote(close[0])}"
+    )

@@ -26,12 +26,12 @@ from finetune.evaluate.jobs import Job, job_of_judge, make_jobs
 from finetune.evaluate.judging import judge_all, judge_told
 from finetune.evaluate.results import Results, Said, notes, prompts_of, rows, tasks_told
 from finetune.evaluate.sides import Side, find_ggufs, settings, sides_of
-from finetune.evaluate.tasks import wished
+from finetune.evaluate.tasks import Subject, subject_of, wished
 from finetune.hub import fetch
 from finetune.merge.order import Order, take
 from finetune.model import Score
 from finetune.plan import read_plan
-from finetune.recipe import HarnessTask, Recipe, Rule, Task, load
+from finetune.recipe import HarnessTask, Recipe, Rule, Task, load, read_rule
 from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest, outputs, resume
 from finetune.stopping import Stop
 
@@ -76,12 +76,11 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
         RunLocked: another process works in the run.
     """
     began, recipe = time.monotonic(), load(run.recipe, wish.overrides)
+    if run.evaluation.is_file():
+        say(f"takes the place of {run.evaluation}, of which the manifest keeps the figures")
     with locked(run):
         folder, inputs = _checked(run)
-        begun, plan = manifest.read_begun(run.manifest), read_plan(run.plan)
-        serving, thinking = begun["serving"], begun["serving"]["thinking"]
-        as_served = {key: serving[key] for key in ("system", "preserve_thinking")}
-        renderer = replace(renderer_of(recipe, folder), **as_served)
+        plan, (renderer, thinking) = read_plan(run.plan), _as_served(run, recipe, folder)
         asked = settings(renderer, thinking, wish.max_new_tokens)
         jobs, rules = _jobs(run, recipe, folder, renderer, thinking, wish, say)
         ggufs = find_ggufs(run, wish.ggufs, folder, asked)
@@ -89,7 +88,7 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
         for side in sides_of(run, plan, wish.base, ggufs, asked, wish.cache):
             said[side.name], told_sides[side.name] = _measure(side, jobs, wish.max_new_tokens, progress)
         check_alike(told_sides)
-        results, tasks = _scored(Results(tuple(jobs), said, thinking), wish, progress)
+        results, tasks = _scored(Results(tuple(jobs), said, thinking, wish.max_new_tokens), wish, progress)
         judged = [(rule, [job.name for job in gate.of_rule(rule, jobs)]) for rule in rules]
         failed = gate.failures(judged, tasks)
         told = {
@@ -98,8 +97,8 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
             "made": manifest.now(),
             "sides": told_sides,
             "tasks": tasks,
-            "gate": {"rules": [rule.text for rule in rules], "failed": failed},
-            "notes": [*notes(results, tasks, wish.max_new_tokens), *gate.blind(judged, tasks)],
+            "gate": {"rules": [rule.text for rule in rules], "failed": failed, "not_asked": _others(run, rules)},
+            "notes": [*notes(results, tasks), *gate.notes(judged, tasks)],
         }
         stop.idle = ""  # from here on a signal waits until both files and their entry are there
         _write(run, told, results, renderer.vocabulary)
@@ -128,11 +127,22 @@ def _checked(run: Run) -> tuple[Path, dict[str, Any]]:
     return fetch(recipe.base, recipe.base_path, recipe.revision), {"base": told["contract"]["base"]}
 
 
+def _as_served(run: Run, recipe: Recipe, folder: Path) -> tuple[Renderer, bool]:
+    """Gives what renders as the run was trained to be served, and whether it thinks."""
+    serving = manifest.read_begun(run.manifest)["serving"]
+    as_served = {key: serving[key] for key in ("system", "preserve_thinking")}
+    return replace(renderer_of(recipe, folder), **as_served), serving["thinking"]
+
+
 def _jobs(
     run: Run, recipe: Recipe, folder: Path, renderer: Renderer, thinking: bool, wish: Wish, say: Say
 ) -> tuple[list[Job], list[Rule]]:
     """Finds what is measured, and the rules of the gate."""
-    tasks = wished(recipe, wish.tasks)
+    tasks, known = wished(recipe, wish.tasks), None
+    if wish.tasks:
+        known = [subject_of(task) for task in wished(recipe, ()) or ()]
+    if tasks is not None:  # else the rows decide what is asked
+        gate.check_rules(recipe, [subject_of(task) for task in tasks], known, wish.base)
     held_out = held_out_rows(run, recipe, folder, renderer, thinking, wish.limit)
     files: dict[tuple[Any, ...], Rows] = {}
 
@@ -147,12 +157,19 @@ def _jobs(
         return read_benchmark(task, renderer, thinking, wish.limit, wish.max_new_tokens)
 
     jobs = make_jobs(tasks, held_out, rows_of, benchmark_of)
-    rules = gate.check_rules(recipe, jobs, wish.base)  # of which none can speak of the judge
+    subjects = [Subject(job.name, job.kind, job.set) for job in jobs]
+    rules = gate.check_rules(recipe, subjects, known, wish.base)  # of which none can speak of the judge
     if wish.judge is not None:
         jobs.append(job_of_judge(held_out, wish.base))
     for job in jobs:
         say(f"{job.name}: {len(job.items)} items")
     return jobs, rules
+
+
+def _others(run: Run, rules: Sequence[Rule]) -> list[str]:
+    """Lists the rules of the run's own recipe that this evaluation did not judge."""
+    own = [read_rule(text) for text in load(run.recipe).evaluate.fail_if]
+    return [rule.text for rule in own if rule not in rules]
 
 
 def _scored(results: Results, wish: Wish, progress: Progress) -> tuple[Results, list[dict[str, Any]]]:
@@ -179,17 +196,18 @@ def _measure(side: Side, jobs: Sequence[Job], most: int, progress: Progress) -> 
     if prompts := prompts_of(jobs, most):
         began = time.monotonic()
         tell = _teller(f"{side.name}: answers", len(prompts), progress)
-        for allowed in sorted(set(prompts.values())):
-            alike = [ids for ids, each in prompts.items() if each == allowed]
-            said.answers |= zip(alike, side.answers(alike, allowed, tell), strict=True)
+        for allowed in sorted({each for _, each in prompts}):
+            alike = [each for each in prompts if each[1] == allowed]
+            answers = side.answers([ids for ids, _ in alike], allowed, tell)
+            said.answers |= dict(zip(alike, answers, strict=True))
         seconds, tokens = time.monotonic() - began, sum(answer.tokens for answer in said.answers.values())
         told["speed"] = {"answers": len(prompts), "tokens": tokens, "seconds": round(seconds, 2)}
     for job in jobs:
         if job.benchmark:
-            answers = [said.answers[each.ids].text for each in job.benchmark.prompts]
+            texts = [said.answers[each.ids, each.most].text for each in job.benchmark.prompts]
             score = said.losses.get(job.name, Score((), ()))
             costs = list(zip(score.losses, score.likeliest, strict=True))
-            said.values[job.name] = job.benchmark.values(answers, costs)
+            said.values[job.name] = job.benchmark.values(texts, costs)
     return said, told
 
 
@@ -221,8 +239,9 @@ def _entry(run: Run, told: dict[str, Any], inputs: dict[str, Any], began: float)
         for pair in task["pairs"]:
             claims.append(claim(f"{task['name']}: {pair['other']} against {pair['one']}", pair["verdict"]))
     if told["gate"]["rules"]:
-        failed, of = len(told["gate"]["failed"]), len(told["gate"]["rules"])
-        claims.append(claim(f"rules of the gate that failed, of {of}", failed, 0, holds=not failed))
+        rules, failed = told["gate"]["rules"], told["gate"]["failed"]
+        kept = sum(not any(each.startswith(f"{rule}: ") for each in failed) for rule in rules)
+        claims.append(claim("rules of the gate that hold", kept, len(rules), holds=not failed))
     data = {task["name"]: task["data_sha256"] for task in told["tasks"]}
     return Entry(
         stage="evaluate",

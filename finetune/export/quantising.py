@@ -37,7 +37,7 @@ def missing(kinds: list[str]) -> OutsideError:
         f"nothing here can make {', '.join(kinds)}",
         where="--gguf",
         why=f"the converter writes {', '.join(CONVERTED)}; other quants take llama.cpp's library or tool",
-        fix="pip install llama-cpp-python   # compiles for some minutes; or put llama-quantize on the PATH",
+        fix="--gguf q8_0   # or: pip install llama-cpp-python, which compiles for some minutes",
     )
 
 

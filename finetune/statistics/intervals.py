@@ -22,11 +22,15 @@ class Interval:
     high: float
 
 
-def wilson(right: int, items: int) -> Interval:
+def wilson(right: float, items: int) -> Interval:
     """Gives the share of right answers with its score interval, which stays within 0 and 1 and holds for few items.
 
     Source: Wilson, Journal of the American Statistical Association 22, 1927, p. 209; recommended over others by
     Brown, Cai and DasGupta, Statistical Science 16, 2001.
+
+    Args:
+        right: answers; one that is half right counts as a half, and makes the interval wider than it need be.
+        items: of which they are.
 
     Raises:
         ValueError: there are no items, or more right ones than items.

@@ -158,7 +158,7 @@ def test_a_planted_regression_fails_the_gate_once_all_is_written(pico_base: Path
     assert [line.partition(":")[0] for line in told["gate"]["failed"]] == list(rules)
     entry = manifest.read(run.manifest)["stages"][-1]
     assert entry["claims"][-1] == {
-        "claim": "rules of the gate that failed, of 2", "measured": 2, "tolerance": 0, "holds": False
+        "claim": "rules of the gate that hold", "measured": 0, "tolerance": 2, "holds": False
     }  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def test_the_command_tells_a_failed_gate_by_its_exit_code(blue: Run, asked: Path
     assert "6 of 12 rows of asked.jsonl were drawn" in told["notes"]
     shown = finetune("show", blue.path).stdout
     assert "evaluate  finished" in shown
-    assert "FAIL rules of the gate that failed, of 1: 1 of 0" in shown
+    assert "FAIL rules of the gate that hold: 0 of 1" in shown
     done = finetune("evaluate", blue.path, "--set", "train.epochs=1")
     assert (done.returncode, "only the evaluation can be told anew" in done.stderr) == (2, True)
 

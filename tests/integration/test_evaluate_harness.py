@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.errors import FinetuneError, OutsideError, ProofFailed, RecipeError
+from finetune.errors import DataError, FinetuneError, OutsideError, ProofFailed, RecipeError
 from finetune.evaluate.benchmarks import read_benchmark
 from finetune.evaluate.tasks import wished
 from finetune.evaluate.verb import Wish, evaluate
@@ -90,7 +90,9 @@ def test_a_figure_between_right_and_wrong_is_drawn_and_one_of_the_whole_set_refu
     assert (told["unit"], told["items"], told["flips"]) == ("letters", 8, None)
     with pytest.raises(RecipeError, match="has no metric corpus") as error:
         read_benchmark(HarnessTask(lm_eval=str(file), metric="corpus"), open_tuned(blue).renderer, False, None, 4)
-    assert "of which nothing can be paired; of each item it tells letters,none" in error.value.problems[0].why
+    assert (
+        "no mean of items, so nothing can be paired; of each item it tells letters,none" in error.value.problems[0].why
+    )
 
 
 def test_items_without_a_figure_are_left_out_of_both_sides_and_counted(blue: Run, tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_items_without_a_figure_are_left_out_of_both_sides_and_counted(blue: Run
     told = "float('nan') if doc['answer'] == 'red' else float(results[0] == doc['answer'])"
     (tmp_path / "own.py").write_text(
         f"def most(doc, results):\n    return {{'exact_match': {told}}}\n\n\n"
-        "def none(doc, results):\n    return {'exact_match': float('inf')}\n"
+        "def none(doc, results):\n    return {'exact_match': float('inf') if results[0] else 0.0}\n"
     )
     names = []
     for name in ("most", "none"):
@@ -135,6 +137,32 @@ def test_items_without_a_figure_are_left_out_of_both_sides_and_counted(blue: Run
         ({"dataset_path": "acme/none"}, False, OutsideError, "acme/none"),
         ({"dataset_kwargs": {"data_files": {"test": "none.jsonl"}}}, False, OutsideError, "none.jsonl"),
         ({"metric_list": [{"metric": "brier_score"}]}, False, RecipeError, ""),
+        ({"doc_to_image": ["question"]}, False, RecipeError, "it shows pictures or plays sounds"),
+        ({"generation_kwargs": {"until": [5]}}, False, RecipeError, "until is [5]"),
+        ({"generation_kwargs": {"max_gen_toks": "many"}}, False, RecipeError, "the most tokens are 'many'"),
+        (
+            {
+                "output_type": "loglikelihood",
+                "doc_to_target": "",
+                "target_delimiter": "",
+                "metric_list": [{"metric": "acc"}],
+            },
+            False,
+            DataError,
+            "an answer of no letters has no likelihood",
+        ),
+        (
+            {"output_type": "loglikelihood", "metric_list": [{"metric": "perplexity"}]},
+            False,
+            RecipeError,
+            "tells nothing",
+        ),
+        (
+            {"filter_list": [{"name": "x", "filter": [{"function": "regex", "regex_pattern": "("}]}]},
+            False,
+            RecipeError,
+            "",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_a_model_is(
@@ -145,6 +173,39 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is(
         read_benchmark(HarnessTask(lm_eval=str(file)), renderer, thinking, None, 4)
     assert told in raised.value.problems[0].why
     assert raised.value.problems[0].fix
+
+
+def test_what_a_metric_does_over_a_set_and_which_way_is_better_is_asked_of_the_task(
+    blue_run: Run, tmp_path: Path
+) -> None:
+    """A perplexity is no mean of its items; a figure that nobody declared is better in no direction that we know."""
+    renderer, weighs = open_tuned(blue_run).renderer, {"output_type": "loglikelihood"}
+    file = task(tmp_path, "both", **weighs, metric_list=[{"metric": "perplexity"}, {"metric": "acc"}])
+    read = read_benchmark(HarnessTask(lm_eval=str(file)), renderer, False, None, 4)
+    assert (read.metric, read.better) == ("acc", "higher")
+    (tmp_path / "own.py").write_text("def score(doc, results):\n    return {'exact_match': 1.0, 'error_rate': 0.0}\n")
+    file = task(tmp_path, "rates")
+    file.write_text(file.read_text() + "process_results: !function own.score\n")
+    with pytest.raises(RecipeError, match="is more of error_rate better, or less"):
+        read_benchmark(HarnessTask(lm_eval=str(file), metric="error_rate"), renderer, False, None, 4)
+
+
+def test_an_item_that_expects_none_of_its_choices_is_told(blue_run: Run, tmp_path: Path) -> None:
+    choices = {"output_type": "multiple_choice", "doc_to_choice": ["blue", "green"], "metric_list": [{"metric": "acc"}]}
+    file = task(tmp_path, "choices", **choices, generation_kwargs=None)
+    read = read_benchmark(HarnessTask(lm_eval=str(file)), open_tuned(blue_run).renderer, False, None, 4)
+    assert read.notes == ("choices: 1 items expect what is none of their choices; nobody can be right there",)
+    assert [item.answerable for item in read.items] == [True] * 11 + [False]
+
+
+def test_a_task_is_answered_as_long_as_it_says_whatever_stands_beside_it(blue: Run, tmp_path: Path) -> None:
+    """Both ask the same prompts; ours allows two tokens, with which nothing is right, the harness's twelve."""
+    rows = [{"prompt": f"colour {i}?", "completion": "blue"} for i in range(30, 36)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [{"score": "exact", "file": str(tmp_path / "asked.jsonl")}, {"lm_eval": str(task(tmp_path, "colours"))}]
+    words = (f"evaluate.tasks={json.dumps(told)}",)
+    ours, theirs = evaluate(blue, Wish(False, overrides=words, max_new_tokens=2), Stop(), silent, silent)["tasks"]
+    assert (ours["scores"]["tuned"]["value"], theirs["scores"]["tuned"]["value"]) == (0, pytest.approx(11 / 12))
 
 
 @pytest.mark.slow

@@ -131,6 +131,9 @@ def test_an_evaluation_asks_the_gguf_what_it_asks_the_run(run: Run, tmp_path: Pa
         (tmp_path / "other.gguf").write_bytes(whole.replace(old, new, 1))
         with pytest.raises(ArtifactError, match=what):
             evaluated(tmp_path / "other.gguf")
+    (tmp_path / "other.gguf").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ArtifactError, match="the GGUF file is not of this run"):
+        evaluated(tmp_path / "other.gguf")
     gguf.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
         with pytest.raises(ArtifactError, match="the file is not the one that was proven"):

@@ -10,7 +10,7 @@ import pytest
 
 from finetune.errors import ArtifactError, RecipeError
 from finetune.evaluate.comparing import check_alike, check_comparable
-from finetune.evaluate.gate import blind, failures
+from finetune.evaluate.gate import failures, notes
 from finetune.recipe import Task, WrongRule, load, of_set, read_rule
 
 GOOD = "base: Qwen/Qwen3.6-27B\ndata: {train: rows.jsonl}\n"
@@ -66,7 +66,7 @@ def task(low: float, high: float, sees: float | None = 0.01, side: str = "tuned"
     middle = (low + high) / 2
     pair = {"one": "base", "other": side, "difference": {"value": middle, "low": low, "high": high}, "sees": sees}
     scores = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in ("base", side)}
-    return {"name": "general exact", "items": 50, "pairs": [pair], "scores": scores}
+    return {"name": "general exact", "better": "higher", "items": 50, "pairs": [pair], "scores": scores}
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,9 @@ def test_a_gguf_is_held_to_the_rules_too() -> None:
 
 def test_a_set_too_small_to_see_what_a_rule_forbids_is_told() -> None:
     rules = [(read_rule("exact drops more than 0.02"), ["general exact"])]
-    assert blind(rules, [task(-0.1, 0.1, sees=0.01)]) == []
-    assert "50 items of general exact can show changes over 0.3" in blind(rules, [task(-0.1, 0.1, sees=0.3)])[0]
-    assert "none at all" in blind(rules, [task(-0.1, 0.1, sees=None)])[0]
+    assert list(notes(rules, [task(-0.1, 0.1, sees=0.01)])) == []
+    assert "50 items of general exact can show changes over 0.3" in next(notes(rules, [task(-0.1, 0.1, sees=0.3)]))
+    assert "none at all" in next(notes(rules, [task(-0.1, 0.1, sees=None)]))
 
 
 # What two evaluations must share

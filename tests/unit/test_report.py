@@ -24,7 +24,7 @@ from finetune.report.telling import chance, signed
 from finetune.run import Run, atomic
 from finetune.statistics import Interval
 
-GATED = "Not to be shipped as it is: 1 of 1 gate of the recipe failed."
+GATED = "Not to be shipped as it is: 1 of 1 rule failed."
 
 
 def text_of(run: Run) -> str:

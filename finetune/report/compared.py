@@ -65,7 +65,7 @@ class Table:
     unit: str
     entries: list[Entry]
     ticks: list[drawing.Tick]
-    """None where nothing is drawn."""
+    """Empty where nothing is drawn."""
 
 
 def tables(evaluation: Evaluation, repeated: Mapping[str, str]) -> list[Table]:
@@ -90,7 +90,7 @@ def _table(title: str, unit: str, tasks: list[Task], repeated: Mapping[str, str]
     entries = [
         Entry(
             task=task,
-            about=_about(task),
+            about=[telling.many(task.items, "item")] if task.name in repeated else _about(task),
             rows=[_row(task, pair, scale) for pair in pairs[task.name]],
             majority=telling.percent(task.majority.share) if task.majority else "",
             same_as=repeated.get(task.name, ""),
@@ -109,7 +109,7 @@ def _about(task: Task) -> list[str]:
     """Says how much was asked and what it can show, and of a harness's task how it was asked."""
     pair = task.main or next(iter(_shown_pairs(task)), None)
     sees = telling.change(pair.sees, task, sign=False) if pair and pair.sees is not None else ""
-    shows = f" · shows changes {f'over {sees}' if sees else 'none'}" if pair else ""
+    shows = "" if not pair else f" · shows changes over {sees}" if sees else " · too few to show a change"
     told = [f"{telling.many(task.items, 'item')}{shows}"]
     if task.harness:
         few = " or ".join(str(number) for number in task.few_shot) or "0"

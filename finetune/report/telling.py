@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,10 +138,6 @@ def when(stamp: str) -> str:
     return f"{stamp[:10]} {stamp[11:16]} UTC" if len(stamp) >= 16 else stamp
 
 
-def finite(values: list[float]) -> list[float]:
-    """Leaves out what cannot be drawn."""
-    return [value for value in values if math.isfinite(value)]
-
-
 def many(number: int, word: str) -> str:
+    """Writes a number of things."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,64 +26,129 @@ MARKS = {"better": "▲", "worse": "▼", "no evidence": "○"}
 class Row:
     """One comparison."""
 
-    task: Task
-    pair: Pair
-    first: bool
-    """Whether it is the first of its task."""
     compared: str
-    """Of what with what."""
+    """Of what with what; empty for base and tuned model."""
     before: str
     after: str
     difference: str
     span: str
     chance: str
-    sees: str
+    cost: str
+    """What another form loses of what the tuned model has."""
     mark: drawing.Mark
+    verdict: str
+    colour: str
+    """The verdict, or nothing: a loss by quantising, however sure, is told by its size."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task and its comparisons."""
+
+    task: Task
+    about: list[str]
+    """Lines beneath its name."""
+    rows: list[Row]
+    majority: str
+    """What always giving the commonest answer would score."""
+    same_as: str
+    """The earlier task whose answers these are; its rows are not told again."""
+    alone: str
+    """The scores, or that there are none, where nothing is compared."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Comparisons of one set in one unit."""
+    """Tasks of one set in one unit."""
 
     title: str
     unit: str
-    rows: tuple[Row, ...]
+    entries: list[Entry]
     ticks: list[drawing.Tick]
+    """Empty where nothing is drawn."""
 
 
-def tables(evaluation: Evaluation) -> list[Table]:
-    """Lays the comparisons out, those of what was tuned for first."""
+def tables(evaluation: Evaluation, repeated: Mapping[str, str]) -> list[Table]:
+    """Lays the comparisons out, those of what was tuned for first.
+
+    Args:
+        evaluation: of the run.
+        repeated: task -> the earlier one whose answers it counts again.
+    """
     groups: dict[tuple[str, str], list[Task]] = {}
     for name in SETS:
         for task in evaluation.tasks:
             if task.set == name:
                 groups.setdefault((name, "points" if task.is_share else task.unit), []).append(task)
-    return [_table(SETS[name], unit, tasks) for (name, unit), tasks in groups.items()]
+    return [_table(SETS[name], unit, tasks, repeated) for (name, unit), tasks in groups.items()]
 
 
-def _table(title: str, unit: str, tasks: list[Task]) -> Table:
-    shown = [(task, pair) for task in tasks for pair in task.pairs if pair.one in (BASE, TUNED)]
-    scale = drawing.forest_scale((pair.difference, pair.sees) for _, pair in shown)
-    rows = tuple(_row(task, pair, scale) for task, pair in shown)
-    return Table(title, unit, rows, drawing.forest_ticks(scale, 100 if tasks[0].is_share else 1))
+def _table(title: str, unit: str, tasks: list[Task], repeated: Mapping[str, str]) -> Table:
+    pairs = {task.name: [] if task.name in repeated else _shown_pairs(task) for task in tasks}
+    scale = drawing.forest_scale((pair.difference, pair.sees) for of_task in pairs.values() for pair in of_task)
+    ticks = drawing.forest_ticks(scale, 100 if tasks[0].is_share else 1) if any(pairs.values()) else []
+    entries = [
+        Entry(
+            task=task,
+            about=[telling.many(task.items, "item")] if task.name in repeated else _about(task),
+            rows=[_row(task, pair, scale) for pair in pairs[task.name]],
+            majority=telling.percent(task.majority.share) if task.majority else "",
+            same_as=repeated.get(task.name, ""),
+            alone="" if _shown_pairs(task) else _alone(task),
+        )
+        for task in tasks
+    ]
+    return Table(title, unit, entries, ticks)
+
+
+def _shown_pairs(task: Task) -> list[Pair]:
+    return [pair for pair in task.pairs if pair.one in (BASE, TUNED)]
+
+
+def _about(task: Task) -> list[str]:
+    """Says how much was asked and what it can show, and of a harness's task how it was asked."""
+    pair = task.main or next(iter(_shown_pairs(task)), None)
+    sees = telling.change(pair.sees, task, sign=False) if pair and pair.sees is not None else ""
+    shows = "" if not pair else f" · shows changes over {sees}" if sees else " · too few to show a change"
+    told = [f"{telling.many(task.items, 'item')}{shows}"]
+    if task.harness:
+        few = " or ".join(str(number) for number in task.few_shot) or "0"
+        examples = "1 example" if few == "1" else f"{few} examples" if few != "0" else "no example"
+        told.append(f"{task.metric} of {task.harness}, {examples} before the question")
+        version = next(iter(task.versions.values())) if len(task.versions) == 1 else ""
+        of = [f"version {version}"] if version else [f"{len(task.versions)} tasks"] if task.versions else []
+        of += [", ".join(task.hub.values())] if task.hub else []
+        told += [" · ".join(of)] if of else []
+    if task.set == "regression" and task.base_has_nothing:
+        told.append("the base answers none of it right: it cannot show harm")
+    return told
+
+
+def _alone(task: Task) -> str:
+    if not task.scores:
+        return "no item of it had a figure"
+    scores = (
+        f"{side.removeprefix('gguf/')} {telling.figure(score.value, task)}" for side, score in task.scores.items()
+    )
+    return f"{', '.join(scores)}; not compared"
 
 
 def _row(task: Task, pair: Pair, scale: drawing.Scale) -> Row:
     before, after = (
         telling.figure(task.scores[side].value, task) if side in task.scores else "" for side in (pair.one, pair.other)
     )
+    of_form = pair.one == TUNED
     return Row(
-        task=task,
-        pair=pair,
-        first=pair is task.pairs[0],
-        compared=" → ".join(side.removeprefix("gguf/") for side in (pair.one, pair.other)),
+        compared="" if pair is task.main else " → ".join(each.removeprefix("gguf/") for each in (pair.one, pair.other)),
         before=before,
         after=after,
         difference=telling.bare_change(pair.difference.value, task),
         span=telling.span(pair.difference, task),
         chance=telling.chance(pair.p, pair.p_holm),
-        sees=f"over {telling.change(pair.sees, task, sign=False)}" if pair.sees is not None else "none",
+        cost=telling.share_of_effect(pair, task) if of_form and pair.verdict == "worse" else "",
         mark=drawing.mark(pair.difference, pair.sees, scale, turned=task.better == "lower"),
+        verdict=pair.verdict,
+        colour="" if of_form else pair.verdict,
     )
 
 
@@ -117,6 +183,9 @@ def flipped(evidence: Evidence) -> list[dict[str, Any]]:
         flips = evidence.flips.get(task.name, Flips())
         if task.flips is None or not flips.gained + flips.lost:
             continue
+        if same_as := evidence.repeated.get(task.name):
+            found.append({"task": task, "same_as": same_as})
+            continue
         groups = [
             {
                 "way": way,
@@ -130,16 +199,19 @@ def flipped(evidence: Evidence) -> list[dict[str, Any]]:
             )
             if count
         ]
-        found.append({"task": task, "gained": flips.gained, "lost": flips.lost, "groups": groups})
+        found.append({"task": task, "gained": flips.gained, "lost": flips.lost, "groups": groups, "same_as": ""})
     return found
 
 
 def _shown(item: Item) -> dict[str, Any]:
     prompt = words(item.prompt)
-    before, after = (item.sides[side].answer or "" for side in (BASE, TUNED))
+    said = [item.sides[side].answer for side in (BASE, TUNED)]
+    weighed = said == [None, None]
+    before, after = (each or "" for each in said)
     return {
         "place": item.place or f"item {item.item}",
         "brief": _brief(prompt, 100, end=True),
+        "weighed": weighed,
         "brief_before": _brief(before, 64),
         "brief_after": _brief(after, 64),
         "prompt": cut(prompt),

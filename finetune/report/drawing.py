@@ -96,7 +96,10 @@ def axis(low: float, high: float, begin: float, end: float, count: int = 4) -> t
 
 
 def loss_curve(records: Sequence[dict[str, Any]], steps: int) -> dict[str, Any] | None:
-    """Places the losses of a training; None where there are none to draw."""
+    """Places the losses of a training; None where there are none to draw.
+
+    Held-out losses are points: a line from the base to the first of them would show a fall that nobody measured.
+    """
     train = [(r["step"], r["loss"]) for r in records if "loss" in r and math.isfinite(r["loss"])]
     held = [(r["step"], r["held_out_loss"]) for r in records if math.isfinite(r.get("held_out_loss", math.nan))]
     if not train and not held:
@@ -109,7 +112,6 @@ def loss_curve(records: Sequence[dict[str, Any]], steps: int) -> dict[str, Any] 
         "width": CURVE_WIDTH,
         "height": CURVE_HEIGHT,
         "train": _path([(across.at(step), up.at(loss)) for step, loss in _thinned(train)]),
-        "held": _path([(x, y) for x, y, _, _ in placed]),
         "points": [{"x": x, "y": y, "step": step, "loss": f"{loss:.3f}"} for x, y, step, loss in placed],
         "x_ticks": [tick for tick in x_ticks if tick.at <= CURVE_WIDTH - 12],
         "y_ticks": y_ticks,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from finetune.statistics import Better, Interval, Verdict
 
 FORMAT = 1
 BASE, TUNED = "base", "tuned"
+
+HARNESS = "lm_eval"
+"""The kind of a task of lm-evaluation-harness, whose metric may be any number."""
 
 MOST_FLIPS = 12
 """Of a task and a direction, that are shown whole; all of them are counted."""
@@ -60,6 +64,15 @@ class Flipped:
 
 
 @dataclass(frozen=True)
+class Majority:
+    """The answer that is expected most often, and how often."""
+
+    label: str
+    share: float
+    """What always giving it would score."""
+
+
+@dataclass(frozen=True)
 class Task:
     """What was asked, and what came out."""
 
@@ -73,6 +86,16 @@ class Task:
     pairs: tuple[Pair, ...]
     flips: Flipped | None = None
     data_sha256: str = ""
+    majority: Majority | None = None
+    harness: str = ""
+    """Name and version of the harness that the task is of; empty for a task of our own."""
+    metric: str = ""
+    few_shot: tuple[int, ...] = ()
+    """Examples before the question; several numbers where the tasks of a group differ."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Task of the harness -> its version."""
+    hub: dict[str, str] | None = None
+    """The data set that was asked whole."""
 
     @property
     def main(self) -> Pair | None:
@@ -82,16 +105,25 @@ class Task:
     @property
     def is_share(self) -> bool:
         """Whether its figures are shares of items, told in percent."""
-        return self.kind != "loss" and all(0 <= score.value <= 1 for score in self.scores.values())
+        counted = self.flips is not None if self.kind == HARNESS else self.kind != "loss"
+        return counted and all(0 <= score.value <= 1 for score in self.scores.values())
+
+    @property
+    def base_has_nothing(self) -> bool:
+        """Whether the base answers no item right, so that no tuning can do worse."""
+        worst = 0 if self.better == "higher" else 1
+        return self.is_share and BASE in self.scores and self.scores[BASE].value == worst
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What the recipe demands, and what of it did not hold."""
+    """What was demanded, and what of it did not hold."""
 
     rules: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     """Rules, each with the figures that say so, if they are told; a rule may fail on several tasks."""
+    not_asked: tuple[str, ...] = ()
+    """Rules of the run's own recipe that this evaluation did not judge."""
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -142,6 +174,8 @@ class Flips:
     lost: int = 0
     shown_gained: list[Item] = field(default_factory=list)
     shown_lost: list[Item] = field(default_factory=list)
+    digest: str = ""
+    """Of the answers and scores of all items, in their order."""
 
 
 _EVALUATION, _ITEM = TypeAdapter(Evaluation), TypeAdapter(Item)
@@ -175,16 +209,44 @@ def read_flips(file: Path, fix: str) -> dict[str, Flips]:
     """
     found: dict[str, Flips] = {}
     for item in _items(file, fix):
-        before, after = (item.sides[side].score if side in item.sides else None for side in (BASE, TUNED))
-        if (before, after) not in ((0, 1), (1, 0)):
-            continue
         flips = found.setdefault(item.task, Flips())
+        flips.digest = _digest(flips.digest, item)
+        before, after = (item.sides[side].score if side in item.sides else None for side in (BASE, TUNED))
+        if (before, after) not in ((0, 1), (1, 0)) or any(side.score is None for side in item.sides.values()):
+            continue
         if after == 1:
             flips.gained += 1
             flips.shown_gained += [item] if flips.gained <= MOST_FLIPS else []
         else:
             flips.lost += 1
             flips.shown_lost += [item] if flips.lost <= MOST_FLIPS else []
+    return found
+
+
+def _digest(before: str, item: Item) -> str:
+    told = [item.item, {side: [each.answer, each.score, each.loss] for side, each in item.sides.items()}]
+    return hashlib.sha256(f"{before}{json.dumps(told)}".encode()).hexdigest()
+
+
+def repeated(evaluation: Evaluation, flips: Mapping[str, Flips]) -> dict[str, str]:
+    """Finds the tasks that count the answers of an earlier one again: same items, and every side right on the same.
+
+    Args:
+        evaluation: of the run.
+        flips: of its tasks, as `read_flips` gives them.
+
+    Returns:
+        Name -> that of the earlier task.
+    """
+    first: dict[Any, str] = {}
+    found = {}
+    for task in evaluation.tasks:
+        if not task.data_sha256 or not task.scores:
+            continue
+        answers = flips[task.name].digest if task.name in flips else ""
+        key = task.set, task.data_sha256, task.better, tuple(sorted(task.scores.items())), answers
+        if first.setdefault(key, task.name) != task.name:
+            found[task.name] = first[key]
     return found
 
 

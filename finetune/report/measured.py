@@ -8,7 +8,7 @@ from typing import Any
 from finetune.data.sources import sources_of
 from finetune.report import drawing
 from finetune.report.reading import Evidence
-from finetune.report.telling import duration, signed, size, when
+from finetune.report.telling import duration, is_hash, named, percent, signed, size, when
 
 MOST_NAMED = 7
 """Parts of a plan that are named; the smaller ones are told together."""
@@ -150,8 +150,8 @@ def _of_ledger(line: dict[str, Any], scale: drawing.Scale) -> dict[str, Any]:
         row["mark"] = {end: scale.at(loss[end]) for end in ("value", "low", "high")}
         row["away"] = signed(f"{line['from_adapter']['value']:.4f}") if line["name"] != "adapter" else ""
         if kept and line["name"] not in ("base", "adapter"):
-            row["kept"] = f"{kept['value']:.1%}"
-            row["kept_span"] = f"{kept['low']:.1%} to {kept['high']:.1%}"
+            row["kept"] = percent(kept["value"])
+            row["kept_span"] = f"{percent(kept['low'])} to {percent(kept['high'])}"
             row["kept_width"] = round(80 * min(max(kept["value"], 0.0), 1.0), 1)
     return row
 
@@ -200,9 +200,9 @@ def chain(evidence: Evidence) -> list[dict[str, Any]]:
     for stage in evidence.manifest["stages"]:
         claims = [{**claim, "told": _told(claim)} for claim in stage["claims"]]
         failed = [claim for claim in claims if not claim["holds"]]
-        files = [("in", name, str(value), _beside(made.get(name), value)) for name, value in stage["inputs"].items()]
-        files += [("out", name, str(value), "") for name, value in stage["outputs"].items()]
-        links = {beside: None for _, _, _, beside in files if beside}
+        files = [_file("in", name, value, made.get(name)) for name, value in stage["inputs"].items()]
+        files += [_file("out", name, value, None) for name, value in stage["outputs"].items()]
+        links = {file["beside"]: None for file in files if file["beside"]}
         found.append(
             {
                 **stage,
@@ -217,6 +217,12 @@ def chain(evidence: Evidence) -> list[dict[str, Any]]:
         )
         made |= {name: (value, stage["stage"]) for name, value in stage["outputs"].items()}
     return found
+
+
+def _file(way: str, name: str, value: Any, made: tuple[str, str] | None) -> dict[str, str]:
+    """Tells an input or output; of what is a hash all of it stands in the page, though the first letters show."""
+    whole = value if is_hash(value) else ""
+    return {"way": way, "name": name, "told": named(value), "whole": whole, "beside": _beside(made, value)}
 
 
 def _beside(made: tuple[str, str] | None, value: Any) -> str:

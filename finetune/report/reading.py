@@ -11,7 +11,7 @@ from finetune import atomic
 from finetune.errors import ArtifactError
 from finetune.plan import Plan, read_plan
 from finetune.recipe import Recipe, load
-from finetune.report.evaluation import Evaluation, Flips, read_evaluation, read_flips
+from finetune.report.evaluation import Evaluation, Flips, read_evaluation, read_flips, repeated
 from finetune.run import Run, manifest, metrics, outputs
 
 
@@ -38,6 +38,8 @@ class Evidence:
     evaluation: Evaluation | None
     flips: dict[str, Flips]
     """Task -> the items that changed sides."""
+    repeated: dict[str, str]
+    """Task -> the earlier one whose answers it counts again."""
     ledger: dict[str, Any] | None
     router: dict[str, Any] | None
     sources: tuple[Source, ...]
@@ -61,6 +63,7 @@ def read_evidence(run: Run) -> Evidence:
             outputs.check(run, {run.named(file): made[run.named(file)][0]}, fix)
     evaluation = read_evaluation(run.evaluation, evaluate) if run.evaluation.is_file() else None
     has_items = evaluation is not None and run.evaluated_items.is_file()
+    flips = read_flips(run.evaluated_items, evaluate) if has_items else {}
     return Evidence(
         run=run,
         recipe=load(run.recipe),
@@ -68,7 +71,8 @@ def read_evidence(run: Run) -> Evidence:
         manifest=told,
         records=metrics.read(run.metrics),
         evaluation=evaluation,
-        flips=read_flips(run.evaluated_items, evaluate) if has_items else {},
+        flips=flips,
+        repeated=repeated(evaluation, flips) if evaluation else {},
         ledger=_json(run.ledger, "steps", ledger),
         router=_json(run.router, "layers", "finetune train writes it: train again"),
         sources=_sources(run, made),

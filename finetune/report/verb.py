@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import __version__, atomic
-from finetune.report import compared, measured, telling
+from finetune.report import compared, heading, measured, telling
 from finetune.report.drawing import loss_curve
 from finetune.report.evaluation import BASE, TUNED
 from finetune.report.reading import Evidence, read_evidence
@@ -29,7 +29,7 @@ def report(run: Run, out: Path) -> dict[str, Any]:
         ArtifactError: a file of the run is damaged or another one than was proven; or nothing can be written there.
     """
     evidence = read_evidence(run)
-    head = telling.headline(evidence)
+    head = heading.headline(evidence)
     text = page(evidence, head)
     with atomic.refusal_told(out, "--out ANOTHER-FILE"):
         atomic.write_text(out, text)
@@ -43,7 +43,7 @@ def report(run: Run, out: Path) -> dict[str, Any]:
     }
 
 
-def page(evidence: Evidence, head: telling.Headline) -> str:
+def page(evidence: Evidence, head: heading.Headline) -> str:
     """Renders the page; every text in it is escaped, and its policy allows its own style and nothing else."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -92,7 +92,7 @@ def _parts(evidence: Evidence) -> dict[str, Any]:
         "name": evidence.run.name,
         "facts": _facts(evidence, train),
         "evaluation": evaluation,
-        "tables": compared.tables(evaluation) if evaluation else [],
+        "tables": compared.tables(evaluation, evidence.repeated) if evaluation else [],
         "asked": compared.asked_alike(evaluation) if evaluation else [],
         "flipped": compared.flipped(evidence) if evaluation else [],
         "curve_told": loss_curve(evidence.records, evidence.plan.steps),
@@ -138,6 +138,8 @@ def _tasks(evidence: Evidence) -> list[dict[str, Any]]:
             "difference": telling.change(task.main.difference.value, task),
             "interval": telling.span(task.main.difference, task),
             "verdict": task.main.verdict,
+            "majority": asdict(task.majority) if task.majority else None,
+            "same_as": evidence.repeated.get(task.name),
         }
         for task in evidence.evaluation.tasks
         if task.main is not None

@@ -12,11 +12,14 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 
-from report_run import begun, evaluated, trained
+from report_run import begun, evaluated, evaluation, harness_task, trained
 
 from finetune.report import report
 
 pytestmark = pytest.mark.slow
+
+A4_WITHIN_MARGINS = 695
+"""Pixels: 210 mm less 13 mm on each side, at 96 an inch."""
 
 SECTIONS = {"tasks", "flips", "loss", "data", "plan", "ledger", "chain", "notes", "recipe"}
 
@@ -70,3 +73,38 @@ def test_it_prints_on_a4(chromium: str, tmp_path: Path) -> None:
     assert boxes
     for box in boxes:
         assert [float(end) for end in box.split()] == pytest.approx([0, 0, 594.96, 841.92], abs=1)
+
+
+MEASURED = """<!doctype html><iframe id="page" src="{page}" width="{width}" height="3000" style="border: 0"></iframe>
+<script>onload = () => {{
+  const inside = document.getElementById("page").contentDocument;
+  const ends = [...inside.querySelectorAll(".compare .chip, .planned svg, .compare .plot svg")].map(
+    (each) => Math.ceil(each.getBoundingClientRect().right));
+  const text = inside.querySelector("svg.chart");
+  const letters = parseFloat(getComputedStyle(text).fontSize) * text.getBoundingClientRect().width / 1000;
+  document.body.innerHTML = "<pre>" + JSON.stringify(
+    {{ends, whole: inside.documentElement.scrollWidth, letters}}) + "</pre>";
+}};</script>"""
+
+
+@pytest.mark.parametrize(
+    ("width", "printed"), [(375, False), (500, False), (800, False), (1100, False), (A4_WITHIN_MARGINS, True)]
+)
+def test_verdicts_and_bars_are_in_sight_in_every_width_and_on_paper(
+    width: int, printed: bool, chromium: str, tmp_path: Path
+) -> None:
+    run = evaluated(tmp_path, tasks=[*evaluation()["tasks"], harness_task("wikitext", (12.5, 15.0), (2.5, 1.5, 3.5))])
+    report(run, run.report)
+    page = re.sub(r"<meta http-equiv[^>]*>", "", run.report.read_text())
+    seen = tmp_path / "seen.html"
+    seen.write_text(
+        page.replace("@media print", "@media all").replace("@media screen", "@media not all") if printed else page
+    )
+    around = tmp_path / "around.html"
+    around.write_text(MEASURED.format(page=seen.name, width=width))
+    document, _ = opened(chromium, around, "--dump-dom", "--window-size=1400,1000", "--allow-file-access-from-files")
+    found = json.loads(re.search(r"<pre>(.*)</pre>", document)[1])
+    assert len(found["ends"]) > 10
+    assert max(found["ends"]) <= width
+    assert found["whole"] <= width, "the page itself never scrolls sideways"
+    assert found["letters"] > (8 if printed else 9), "the labels of the curve can be read"

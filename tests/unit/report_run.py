@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -85,12 +86,18 @@ def stage(run: Run, name: str, inputs: dict[str, Any], outputs: dict[str, Any], 
     manifest.add(run.manifest, entry)
 
 
-def evaluated(folder: Path, **changes: Any) -> Run:
-    """Makes one that was evaluated as well."""
+def evaluated(folder: Path, *, also: Sequence[dict[str, Any]] = (), **changes: Any) -> Run:
+    """Makes one that was evaluated as well.
+
+    Args:
+        folder: for it.
+        also: more items than those of the first task.
+        changes: of evaluation.json.
+    """
     run = trained(folder)
     run.evaluation.parent.mkdir()
     atomic.write_json(run.evaluation, evaluation() | changes)
-    run.evaluated_items.write_text("".join(json.dumps(item) + "\n" for item in items()))
+    run.evaluated_items.write_text("".join(json.dumps(item) + "\n" for item in [*items(), *also]))
     files = {run.named(file): atomic.sha256(file) for file in (run.evaluation, run.evaluated_items)}
     stage(run, "evaluate", {}, files, [claim("answers: better", 0.5)])
     return run
@@ -142,6 +149,16 @@ def task(
         "pairs": [pair],
         "flips": dict(zip(("gained", "lost"), flips, strict=True)) if flips else None,
     }
+
+
+def harness_task(
+    name: str, scores: tuple[float, float] | None, difference: tuple[float, float, float] | None, **changes: Any
+) -> dict[str, Any]:
+    """Writes a regression task of lm-evaluation-harness that is worse; one without scores has no item with a figure."""
+    told = task(name, "choice", "regression", scores or (0, 0), difference or (0, 0, 0), "worse")
+    told |= {"kind": "lm_eval", "unit": "figure", "metric": "figure", "harness": "lm_eval 0.4.13", "few_shot": [5]}
+    told |= {"versions": {name: "2"}, "hub": None, "data_sha256": name}
+    return told | ({} if scores else {"items": 0, "scores": {}, "pairs": []}) | changes
 
 
 def items() -> list[dict[str, Any]]:

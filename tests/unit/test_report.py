@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_run import HOSTILE, begun, evaluated, evaluation, task, trained
+from report_run import HOSTILE, begun, evaluated, evaluation, harness_task, items, stage, task, trained
 from typer.testing import CliRunner
 
 from finetune.cli.app import app
@@ -20,11 +20,11 @@ from finetune.errors import ArtifactError
 from finetune.report import report
 from finetune.report.drawing import CURVE_WIDTH, FOREST_WIDTH, axis, forest_scale, forest_ticks, loss_curve, mark
 from finetune.report.evaluation import words
-from finetune.report.telling import chance, signed
+from finetune.report.telling import chance, named, percent, signed
 from finetune.run import Run, atomic
 from finetune.statistics import Interval
 
-GATED = "Not to be shipped as it is: 1 of 1 gate of the recipe failed."
+GATED = "Not to be shipped as it is: 1 of 1 rule failed."
 
 
 def text_of(run: Run) -> str:
@@ -86,15 +86,125 @@ def test_without_a_regression_set_it_says_that_nothing_watched(tmp_path: Path) -
     assert verdict["beneath"].startswith("Nothing watched for harm")
 
 
-def test_another_form_that_is_worse_than_the_tuned_model_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verdict", ["better", "worse", "no evidence"])
+def test_a_gate_that_was_not_asked_in_full_is_not_told_as_passed(verdict: str, tmp_path: Path) -> None:
     tasks = evaluation()["tasks"]
-    tasks[0]["scores"]["gguf/x-q4.gguf"] = {"value": 0.5, "low": 0.4, "high": 0.6}
-    change = {"value": -0.25, "low": -0.4, "high": -0.1}
-    pair = {"one": "tuned", "other": "gguf/x-q4.gguf", "difference": change, "verdict": "worse", "sees": 0.1}
-    tasks[0]["pairs"].append(pair)
+    tasks[2]["pairs"][0]["verdict"] = verdict
+    gate = {"rules": ["a rule"], "failed": [], "not_asked": ["general drops", "b & c"]}
+    run = evaluated(tmp_path, tasks=tasks, gate=gate)
+    told = report(run, run.report)
+    assert told["verdict"]["kind"] == "mixed"
+    unasked = "2 rules of the recipe's gate were not asked: general drops; b & c."
+    assert told["verdict"]["sentence"].startswith(f"Not judged in full: {unasked} Better on 2 of 2")
+    assert text_of(run).count("not asked general drops") == 1
+    assert told["gate"]["not_asked"] == ("general drops", "b & c")
+
+
+def test_a_failed_gate_tells_what_was_not_asked_beneath(tmp_path: Path) -> None:
+    run = evaluated(tmp_path, gate={"rules": ["a", "b"], "failed": ["a: 1"], "not_asked": ["c"]})
+    verdict = report(run, run.report)["verdict"]
+    assert verdict["sentence"] == "Not to be shipped as it is: 1 of 2 rules failed."
+    assert verdict["beneath"].startswith("1 rule of the recipe's gate was not asked: c. Better on 2 of 2")
+
+
+def test_a_set_of_which_the_base_gets_nothing_right_watches_for_no_harm(tmp_path: Path) -> None:
+    tasks = evaluation()["tasks"]
+    tasks[2] = task("general", "choice", "regression", (0.0, 0.0), (0.0, -0.05, 0.05), "no evidence", flips=(0, 0))
     run = evaluated(tmp_path, tasks=tasks)
-    assert report(run, run.report)["verdict"]["beneath"].endswith("x-q4.gguf is worse than the tuned model on answers.")
+    verdict = report(run, run.report)["verdict"]
+    assert verdict["sentence"] == (
+        "Better on 2 of 2 domain tasks; general cannot show harm, as the base answers none of it right."
+    )
+    assert verdict["beneath"] == "Nothing watched for harm: no regression set that was asked can show it."
+    assert "the base answers none of it right: it cannot show harm" in text_of(run)
+
+
+def test_the_same_answers_counted_by_two_tasks_count_once(tmp_path: Path) -> None:
+    tasks = evaluation()["tasks"]
+    tasks.insert(1, tasks[0] | {"name": "again", "kind": "choice", "majority": {"label": "a <b>", "share": 0.5}})
+    run = evaluated(tmp_path, tasks=tasks, also=[item | {"task": "again"} for item in items()])
+    told = report(run, run.report)
+    assert told["verdict"]["sentence"].startswith("Better on 2 of 2 domain tasks")
+    assert [row["same_as"] for row in told["tasks"]] == [None, "answers", None, None]
+    text = text_of(run)
+    assert "again 40 items the same answers as answers always saying “a &lt;b&gt;” 50.0 %" in text
+    assert "again · the same answers as answers" in text
+    assert run.report.read_text().count('<details class="flip">') == 2 + 12
+
+
+def test_as_many_right_answers_of_other_items_are_not_the_same_answers(tmp_path: Path) -> None:
+    tasks = evaluation()["tasks"]
+    tasks.insert(1, tasks[0] | {"name": "again"})
+    others = [{**item, "task": "again", "item": 39 - item["item"]} for item in items()]
+    run = evaluated(tmp_path, tasks=tasks, also=others)
+    assert report(run, run.report)["verdict"]["sentence"].startswith("Better on 3 of 3 domain tasks")
+
+
+def test_one_answer_to_everything_stands_beside_the_score_that_does_not_beat_it(tmp_path: Path) -> None:
+    tasks = evaluation()["tasks"]
+    tasks[0]["majority"] = {"label": "yes", "share": 0.75}
+    run = evaluated(tmp_path, tasks=tasks)
+    beneath = report(run, run.report)["verdict"]["beneath"]
+    assert beneath.startswith("answers: tuned is not shown to beat always saying 'yes' (75.0 %).")
+    assert "always saying “yes” 75.0 %" in text_of(run)
+
+
+def test_what_quantising_cost_is_told_by_its_size_and_not_in_red(tmp_path: Path) -> None:
+    tasks = evaluation()["tasks"]
+    form = "gguf/x-q4.gguf"
+    tasks[1]["scores"][form] = {"value": 1.0002, "low": 0.9, "high": 1.1}
+    change = {"value": 0.0002, "low": 0.0001, "high": 0.0003}
+    pair = {"one": "tuned", "other": form, "difference": change, "verdict": "worse", "sees": 0.0001}
+    tasks[1]["pairs"].append(pair)
+    harm = {"value": -0.25, "low": -0.4, "high": -0.1}
+    tasks[2]["pairs"].append({**pair, "one": "base", "difference": harm})
+    run = evaluated(tmp_path, tasks=tasks)
+    verdict = report(run, run.report)["verdict"]
+    assert verdict["beneath"].endswith(
+        "What quantising cost x-q4.gguf: on held_out loss 0.0002 nats a token, 0.02 % of the tuning's effect. "
+        "x-q4.gguf is worse than the base on general, and the tuned model is not."
+    )
     assert "tuned → x-q4.gguf" in text_of(run)
+    assert run.report.read_text().count('<span class="chip ">▼ worse</span>') == 1
+
+
+def test_a_task_of_the_harness_is_told_with_its_metric_and_its_examples(tmp_path: Path) -> None:
+    perplexity = harness_task("wikitext", (12.5, 15.25), (2.75, 1.5, 4.0), few_shot=[0], better="lower")
+    right = harness_task("gsm8k", (0.5, 0.25), (-0.25, -0.5, -0.1), flips={"gained": 0, "lost": 10})
+    rouge = harness_task("rouge", (0.5, 0.25), (-0.25, -0.5, -0.1), few_shot=[0, 5], hub={"dataset": "a/b"})
+    empty = harness_task("empty", None, None)
+    run = evaluated(tmp_path, tasks=[*evaluation()["tasks"], perplexity, right, rouge, empty])
+    told = report(run, run.report)
+    assert [(row["task"], row["before"], row["difference"]) for row in told["tasks"][3:]] == [
+        ("wikitext", "12.500", "+2.750 figure"),
+        ("gsm8k", "50.0 %", "−25.0 points"),
+        ("rouge", "0.500", "−0.250 figure"),
+    ]
+    assert "worse on 3 of 4 regression tasks (wikitext, gsm8k, rouge)" in told["verdict"]["sentence"]
+    assert told["verdict"]["beneath"].startswith("empty tells nothing: no item of it had a figure.")
+    text = text_of(run)
+    for part in (
+        "figure of lm_eval 0.4.13, no example before the question version 2",
+        "figure of lm_eval 0.4.13, 5 examples before the question version 2",
+        "figure of lm_eval 0.4.13, 0 or 5 examples before the question version 2 · a/b",
+        "empty 0 items figure of lm_eval 0.4.13, 5 examples before the question version 2 no item of it had a figure",
+    ):
+        assert part in text
+
+
+def test_an_answer_that_was_weighed_is_not_told_as_none(tmp_path: Path) -> None:
+    weighed = items()
+    for item in weighed:
+        for side in item["sides"].values():
+            side["answer"] = None
+    weighed[0]["sides"]["gguf/x.gguf"] = {"answer": None, "score": None}
+    tasks = [harness_task("weighed", (0.25, 0.75), (0.5, 0.3, 0.7), flips={"gained": 19, "lost": 2})]
+    run = evaluated(tmp_path, tasks=tasks, also=[item | {"task": "weighed"} for item in weighed])
+    report(run, run.report)
+    text = text_of(run)
+    assert "chosen by likelihood" in text
+    assert "19 gained, 2 lost" in text, "an item without a figure of every side is left out"
+    assert "no answer" not in text
 
 
 def test_what_was_not_made_yet_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -225,6 +335,7 @@ def test_a_long_curve_is_thinned_and_a_figure_that_is_not_finite_left_out() -> N
     records: list[dict[str, Any]] = [{"step": step, "loss": 1.0} for step in range(1, 2001)]
     found = loss_curve([*records, {"step": 5, "loss": float("inf")}, {"step": 0, "held_out_loss": 2.0}], 2000)
     assert found is not None
+    assert "held" not in found, "held-out losses are points, and nothing joins them"
     assert found["train"].count("L") == 499
     assert found["thinned"] == 4
     assert [point["x"] for point in found["points"]] == [46.0]
@@ -235,6 +346,27 @@ def test_a_long_curve_is_thinned_and_a_figure_that_is_not_finite_left_out() -> N
 
 def test_a_number_that_rounds_to_nothing_has_both_signs() -> None:
     assert [signed(told) for told in ("0.0", "-0.0", "1.5", "-1.5")] == ["±0.0", "±0.0", "+1.5", "−1.5"]
+
+
+def test_a_share_has_as_many_decimals_as_tell_it_from_nothing_and_from_all() -> None:
+    shares = (0.9998292, 0.99989, 1.0, 0.0, 0.00012, 0.783, 1.0002, -0.0001, 1e-17, 1 - 1e-9)
+    told = ["99.98 %", "99.99 %", "100.0 %", "0.0 %", "0.01 %", "78.3 %", "100.02 %", "−0.01 %", "0.0 %", "100.0 %"]
+    assert [percent(share) for share in shares] == told
+
+
+def test_inputs_of_a_stage_are_written_as_one_would(tmp_path: Path) -> None:
+    digest = "2de613af" * 8
+    assert named(digest) == digest[:20]
+    assert named({"held_out loss": digest, "exact": "ab" * 32}) == "held_out loss 2de613af, exact abababab"
+    assert named({"scored": 1500, "of": [1, True, None], "part": {"a": "b"}}) == (
+        "scored 1,500, of (1, yes, none), part (a b)"
+    )
+    assert named("a text that is longer than twenty letters") == "a text that is longer than twenty letters"
+    run = trained(tmp_path)
+    stage(run, "export", {"items": {"held_out loss": digest}, "merged": "runs/legal-0001/merged"}, {}, [])
+    report(run, run.report)
+    assert "in items held_out loss 2de613af" in text_of(run)
+    assert "in merged runs/legal-0001/merged" in text_of(run)
 
 
 def test_the_command_prints_a_table_and_last_the_page(tmp_path: Path) -> None:

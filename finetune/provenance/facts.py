@@ -119,26 +119,32 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
         told=told,
         base=base,
         data=read_origins(recipe, base, told["contract"]["data"]),
-        evaluation=_read(run.path / "eval" / "evaluation.json", "evaluation", EVALUATION),
-        ledger=_read(run.ledger, "ledger", LEDGER),
+        evaluation=_read(run, told, run.evaluation, "evaluate", EVALUATION),
+        ledger=_read(run, told, run.ledger, "ledger", LEDGER),
         told_base_id=base_id,
     )
 
 
-def _read(file: Path, what: str, parts: Mapping[str, type]) -> dict[str, Any] | None:
-    """Reads what another stage wrote, if it is there.
+def _read(
+    run: Run, told: dict[str, Any], file: Path, stage: str, parts: Mapping[str, type]
+) -> dict[str, Any] | None:
+    """Reads what another stage wrote, if it is there, once it is compared with its hash in the manifest.
 
     Raises:
-        ArtifactError: it is damaged.
+        ArtifactError: it is damaged, is not the one that the manifest proves, or no stage wrote it.
     """
     if not file.is_file():
         return None
-    told = read_json(file, f"the run's {what}")
-    if wrong := [key for key, kind in parts.items() if not isinstance(told.get(key), kind)]:
-        run = file.parent if file.parent.name != "eval" else file.parent.parent
-        fix = f"finetune {'evaluate' if what == 'evaluation' else what} {run}   # makes it again"
-        raise ArtifactError(f"the run's {what} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
-    return told
+    name, fix = run.named(file), outputs.command(stage, run)
+    value = read_json(file, f"the run's {file.stem}")
+    if wrong := [key for key, kind in parts.items() if not isinstance(value.get(key), kind)]:
+        raise ArtifactError(f"the run's {file.stem} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
+    digest, _ = outputs.made_by(told).get(name, ("", ""))
+    if not digest:
+        why = "no stage in the manifest made it, so nothing says that its figures were measured"
+        raise ArtifactError(f"{name} is of no stage of this run", where=str(file), why=why, fix=fix)
+    outputs.check(run, {name: digest}, fix)
+    return value
 
 
 def _locate(recipe: Recipe) -> Path | None:

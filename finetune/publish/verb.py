@@ -22,7 +22,7 @@ from finetune.publish.readback import read_back
 from finetune.publish.releasing import Gated, Release, collect, finish, open_repo
 from finetune.publish.scan import check_contents, check_names, check_rows
 from finetune.publish.server import Hub, connect
-from finetune.publish.staging import BESIDE, Staged, stage
+from finetune.publish.staging import BESIDE, WITH_EXAMPLES, Staged, stage
 from finetune.publish.uploading import Uploaded, Wish, upload
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Claim, Entry, Run, claim, locked, manifest, outputs
@@ -75,9 +75,7 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
     facts = read_facts(run, base_id=asked.base)
     check_license(facts.verdict(), _private(recipe, asked), asked.forced)
     base = _base_here(recipe)
-    made = outputs.made_by(told)
-    beside = {name: made[name][0] for name in BESIDE if name in made and (run.path / name).is_file()}
-    outputs.check(run, beside, outputs.command("ledger", run))
+    _check_beside(run, told)
     staged = []
     for artifact in artifacts:
         check_names(run, artifact)
@@ -200,6 +198,15 @@ def _entry(
 def _check_proven(run: Run, artifact: Artifact) -> None:
     making = {"adapter": ("train", "--resume"), "merged": ("merge",), "gguf": ("export",)}[artifact.kind]
     outputs.check(run, artifact.proven, outputs.command(making[0], run, *making[1:]))
+
+
+def _check_beside(run: Run, told: dict[str, Any]) -> None:
+    """Compares what goes up with every form with its hash; each is made again by the command of its own stage."""
+    made = outputs.made_by(told)
+    for name in (*BESIDE, *WITH_EXAMPLES):
+        if name in made and (run.path / name).is_file():
+            digest, stage = made[name]
+            outputs.check(run, {name: digest}, outputs.command(stage, run))
 
 
 def _private(recipe: Recipe, asked: Asked) -> bool:

@@ -21,7 +21,7 @@ from trial.made_run import made_run
 from finetune.card import benchmark_results, card_of, license_of
 from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import read_facts
-from finetune.run import Run, atomic, open_run
+from finetune.run import Entry, Run, atomic, manifest, open_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,8 +97,21 @@ def run(made: Run, tmp_path: Path) -> Run:
 
 
 def evaluated(run: Run, evaluation: dict[str, Any] = EVALUATION) -> Run:
-    (run.path / "eval").mkdir()
-    atomic.write_json(run.path / "eval" / "evaluation.json", evaluation)
+    run.evaluation.parent.mkdir(exist_ok=True)
+    atomic.write_json(run.evaluation, evaluation)
+    return proven(run, "evaluate", run.evaluation)
+
+
+def ledgered(run: Run, ledger: dict[str, Any]) -> Run:
+    atomic.write_json(run.ledger, ledger)
+    return proven(run, "ledger", run.ledger)
+
+
+def proven(run: Run, stage: str, file: Path) -> Run:
+    """Adds the entry that a stage leaves, which took the adapter as it is."""
+    adapter = {run.named(each): atomic.sha256(each) for each in run.adapter.iterdir()}
+    outputs = {run.named(file): atomic.sha256(file)}
+    manifest.add(run.manifest, Entry(stage, adapter, outputs, [], {}, 0.0, manifest.now()))
     return run
 
 
@@ -261,6 +274,43 @@ def test_an_unfinished_run_and_a_damaged_evaluation_are_refused(run: Run) -> Non
     run.manifest.write_text(json.dumps({**told, "stages": []}))
     with pytest.raises(ArtifactError, match="not finished"):
         card_of(run, "adapter")
+
+
+LEDGER: dict[str, Any] = {
+    "examples": {"scored": 120, "learnt": 900},
+    "unit": "nats a learnt token",
+    "intervals": "95 %, percentile bootstrap over examples, paired",
+    "steps": [
+        {"name": "base", "weights": "bf16", "loss": interval(2.4), "kept": {"value": 0.0, "low": 0.0, "high": 0.0}},
+        {"name": "adapter", "weights": "nf4", "loss": interval(1.41), "kept": {"value": 1.0, "low": 1.0, "high": 1.0}},
+        {
+            "name": "merged",
+            "weights": "bf16",
+            "loss": interval(1.43),
+            "kept": {"value": 0.99983, "low": 0.99977, "high": 0.99989},
+        },
+    ],
+    "advice": [],
+}
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "ledger"])
+def test_a_figure_that_was_typed_by_hand_comes_on_no_card(run: Run, stage: str) -> None:
+    made = evaluated(run) if stage == "evaluate" else ledgered(run, LEDGER)
+    file = made.evaluation if stage == "evaluate" else made.ledger
+    card_of(made, "adapter")
+    file.write_text(file.read_text().replace("1.41", "0.41"))
+    with pytest.raises(ArtifactError, match="is not the one that was proven") as refused:
+        card_of(made, "adapter")
+    assert refused.value.problems[0].fix == f"finetune {stage} {run.path}"
+
+
+def test_an_evaluation_of_no_stage_comes_on_no_card(run: Run) -> None:
+    before = manifest.read(run.manifest)
+    atomic.write_json(evaluated(run).manifest, before)
+    with pytest.raises(ArtifactError, match=r"evaluation\.json is of no stage") as refused:
+        card_of(run, "adapter")
+    assert refused.value.problems[0].fix == f"finetune evaluate {run.path}"
 
 
 def test_the_command_writes_card_bill_and_summary_without_torch(run: Run, tmp_path: Path) -> None:

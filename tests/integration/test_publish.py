@@ -56,6 +56,16 @@ def export(run: Run, **words: str) -> None:
     manifest.add(run.manifest, Entry("export", {"merged": str(run.merged)}, outputs, [], {}, 0.0, manifest.now()))
 
 
+def evaluated(run: Run, **parts: Any) -> Run:
+    """Lays an evaluation beside the run as `finetune evaluate` leaves it."""
+    told = {"format": 1, "sides": {}, "tasks": [], "gate": {"rules": [], "failed": []}, "notes": [], **parts}
+    run.evaluation.parent.mkdir(exist_ok=True)
+    atomic.write_json(run.evaluation, told)
+    outputs = {run.named(run.evaluation): atomic.sha256(run.evaluation)}
+    manifest.add(run.manifest, Entry("evaluate", {}, outputs, [], {}, 0.0, manifest.now()))
+    return run
+
+
 @pytest.fixture(scope="module")
 def made(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with all forms of its model; its base has a licence."""
@@ -376,10 +386,8 @@ def _report(text: str) -> Callable[[Run], None]:
 
 
 def _evaluation(run: Run) -> None:
-    (run.path / "eval").mkdir()
     row = json.loads((run.path.parents[1] / "train.jsonl").read_text().splitlines()[3])["prompt"]
-    told = {"format": 1, "sides": {}, "tasks": [], "gate": {"rules": [], "failed": []}, "notes": [row]}
-    (run.path / "eval" / "evaluation.json").write_text(json.dumps(told))
+    evaluated(run, notes=[row])
 
 
 def _row(run: Run) -> None:
@@ -474,6 +482,13 @@ def test_a_file_that_is_not_the_proven_one_is_refused(run: Run, hub: Hub) -> Non
     with pytest.raises(ArtifactError, match=r"config.json is not the one that was proven"):
         sent(run, hub)
     assert hub.asked == []
+
+
+def test_an_evaluation_that_was_edited_is_to_be_made_again_by_its_own_command(run: Run) -> None:
+    append(evaluated(run).evaluation, " ")
+    with pytest.raises(ArtifactError, match=r"evaluation.json is not the one that was proven") as refused:
+        staged(run, "adapter")
+    assert refused.value.problems[0].fix == f"finetune evaluate {run.path}"
 
 
 def test_a_licence_that_is_not_known_keeps_it_from_everybody_unless_there_is_a_reason(run: Run) -> None:

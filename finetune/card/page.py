@@ -95,13 +95,22 @@ def _limits(facts: Facts) -> str:
 
 
 def _licence(facts: Facts, verdict: Verdict) -> str:
-    name = verdict.license_name or verdict.license
-    lines = [f"**{plain(name)}**, the strictest of what base and data ask for. This is no legal advice."]
+    lines = [f"{_whose(facts, verdict)} This is no legal advice."]
     if verdict.why:
         lines += ["", "What stands against publishing it:", "", *(f"- {plain(each)}" for each in verdict.why)]
     if verdict.notices:
         lines += ["", "What goes along with the model:", "", *(f"- {plain(each)}" for each in verdict.notices)]
     return "\n".join(lines)
+
+
+def _whose(facts: Facts, verdict: Verdict) -> str:
+    """Names the licence, and says whether base and data ask for it or somebody wishes it."""
+    name = f"**{plain(verdict.license_name or verdict.license)}**"
+    untold = verdict.left == "unknown"
+    if facts.recipe.card.license is None:
+        return f"{name}: base and data do not say." if untold else f"{name}, the strictest of what base and data ask for."
+    wish = f"{name}, which is the wish of whoever made this model (`card.license`)"
+    return f"{wish}; base and data leave {'it open' if untold else plain(verdict.left)}."
 
 
 def _provenance(facts: Facts, artifact: Artifact) -> str:

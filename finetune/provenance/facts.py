@@ -156,4 +156,4 @@ def _locate(recipe: Recipe) -> Path | None:
 
 
 def _stated(sources: Sequence[Origin]) -> list[Stated]:
-    return [Stated(source.name, source.license, "the recipe") for source in sources if not source.held_out]
+    return [Stated(each.name, each.license, "the recipe", hub=each.hub) for each in sources if not each.held_out]

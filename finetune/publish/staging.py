@@ -77,7 +77,13 @@ class Staged:
 
 
 def stage(
-    facts: Facts, artifact: Artifact, base: Path | None, place: Path, with_examples: bool, key: Path | None
+    facts: Facts,
+    artifact: Artifact,
+    base: Path | None,
+    place: Path,
+    with_examples: bool,
+    key: Path | None,
+    forced: str = "",
 ) -> Staged:
     """Lays out the folder of a repository.
 
@@ -88,6 +94,7 @@ def stage(
         place: under which the folder is made.
         with_examples: whether files that show rows go up too.
         key: a private key to sign with, if any.
+        forced: why it is published although something speaks against it.
 
     Raises:
         DoesNotFit: the disk is full.
@@ -109,7 +116,7 @@ def stage(
         texts = {
             **{name: _as_json(told_to_others(run, sources[name])) for name in sources if name in JSON_BESIDE},
             **({CONFIG: _config(artifact)} if CONFIG in artifact.files and artifact.chain else {}),
-            "manifest.json": _as_json(manifest_of(run, told)),
+            "manifest.json": _as_json(manifest_of(run, told, forced)),
             "recipe.yaml": recipe_of(run),
             "README.md": make_card(facts, artifact.kind, artifact.repo, made_of),
             "bom.json": _as_json(bill_of_materials(facts, artifact.kind, artifact.repo)),

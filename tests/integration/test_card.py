@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from trial.made_run import made_run
 
-from finetune.card import benchmark_results, card_of, license_of
+from finetune.card import benchmark_results, card_of, license_of, make_card
 from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import read_facts
 from finetune.run import Entry, Run, atomic, manifest, open_run
@@ -262,6 +262,7 @@ def test_what_is_said_on_the_command_line_is_the_cards_only(run: Run) -> None:
     facts = read_facts(run, ["card.license=mit", "card.limits=none"])
     assert (facts.verdict().license, facts.recipe.card.limits) == ("mit", "none")
     assert license_of(run).publishable == "only forced"
+    assert "**mit**, which is the wish of whoever made this model" in sections(make_card(facts, "adapter"))["Licence"]
     with pytest.raises(RecipeError, match="only the card's own words"):
         read_facts(run, ["lora.rank=99"])
 

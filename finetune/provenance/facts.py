@@ -125,9 +125,7 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
     )
 
 
-def _read(
-    run: Run, told: dict[str, Any], file: Path, stage: str, parts: Mapping[str, type]
-) -> dict[str, Any] | None:
+def _read(run: Run, told: dict[str, Any], file: Path, stage: str, parts: Mapping[str, type]) -> dict[str, Any] | None:
     """Reads what another stage wrote, if it is there, once it is compared with its hash in the manifest.
 
     Raises:

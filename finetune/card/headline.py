@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune.card.results import LEAST_ROWS, OF_RUN, compared_with_base, side_of, tasks, training_losses
+from finetune.card.results import LEAST_ROWS, compared_with_base, side_of, tasks, training_losses
 from finetune.card.text import figure, plain
-from finetune.provenance import Artifact, Facts
+from finetune.provenance import HELD_OUT, Artifact, Facts
 
 TUNED = "tuned"
 """The side of an evaluation that is the adapter over its base."""
@@ -93,7 +93,9 @@ def unmeasured(facts: Facts) -> list[str]:
         found.append("Whether it forgot what the base could do was not measured.")
     if not any(task["kind"] != "loss" for task in asked):
         found.append("No answer was scored: a loss says how likely the right words are, not whether they are given.")
-    others = ", ".join(plain(task["name"]) for task in asked if task.get("file", OF_RUN) != OF_RUN or "harness" in task)
+    others = ", ".join(
+        plain(task["name"]) for task in asked if task.get("file", HELD_OUT) != HELD_OUT or "harness" in task
+    )
     beside = f"; beside the held-out rows, {others} was asked" if others else ""
     found.append(f"Safety, bias and behaviour outside of the data below were not tested{beside}.")
     return found

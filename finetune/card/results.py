@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.card.text import code, figure, plain, shares, table
-from finetune.provenance import Artifact, Facts
+from finetune.provenance import HELD_OUT, Artifact, Facts
 
 BASE_LOSS = "held-out loss of the base, nats a token"
 TUNED_LOSS = "held-out loss after training, nats a token"
 """How training names its two figures. Source: finetune/train/proof.py."""
 
-HELD_OUT = "held-out rows"
-
-OF_RUN = "held_out"
-"""What evaluation.json calls the file of a task whose rows are those that training held out."""
+HELD_OUT_ROWS = "held-out rows"
 
 LEAST_ROWS = 5
 """Of which the ledger's figures are taken for a measurement."""
@@ -45,7 +42,7 @@ def own_results(facts: Facts, artifact: Artifact) -> list[Measured]:
     if not any(each.kind == "loss" for each in found):
         found += _of_ledger(facts, artifact)
     if not found and artifact == "adapter" and (losses := training_losses(facts)):
-        found = [Measured(HELD_OUT, "loss", losses[1], None, None, facts.told["data"]["held_out_examples"])]
+        found = [Measured(HELD_OUT_ROWS, "loss", losses[1], None, None, facts.told["data"]["held_out_examples"])]
     return found
 
 
@@ -57,11 +54,11 @@ def _of_evaluation(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
             metric = task["unit"].partition(",")[0] if harness else task["kind"]
             measured = Measured(task["name"], metric, score["value"], score["low"], score["high"], task["items"])
             dataset = (task.get("hub") or {"dataset": "lm-evaluation-harness"})["dataset"]
-            file = task.get("file", OF_RUN)
+            file = task.get("file", HELD_OUT)
             if harness:
                 yield replace(measured, dataset=dataset, rows=f"of {harness}")
             else:
-                yield measured if file == OF_RUN else replace(measured, dataset=file, rows=f"of the file {file}")
+                yield measured if file == HELD_OUT else replace(measured, dataset=file, rows=f"of the file {file}")
 
 
 def side_of(facts: Facts, artifact: Artifact) -> str | None:
@@ -81,7 +78,7 @@ def _of_ledger(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
     own = [step for step in facts.ledger["steps"] if step["name"] == artifact and "loss" in step]
     if len(own) == 1:
         loss = own[0]["loss"]
-        yield Measured(HELD_OUT, "loss", loss["value"], loss["low"], loss["high"], items)
+        yield Measured(HELD_OUT_ROWS, "loss", loss["value"], loss["low"], loss["high"], items)
 
 
 def results(facts: Facts) -> str:

@@ -15,6 +15,7 @@ from finetune.errors import ArtifactError, RecipeError
 from finetune.hub import locate
 from finetune.licences import Stated, Verdict, combine, licence_of_base
 from finetune.plan import Plan, read_plan
+from finetune.provenance.asked import Asked, read_asked
 from finetune.provenance.origins import Origin, Origins, read_origins
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Run, manifest, outputs, resume
@@ -43,6 +44,8 @@ class Facts:
     data: Origins
     evaluation: dict[str, Any] | None
     ledger: dict[str, Any] | None
+    asked: tuple[Asked, ...] = ()
+    """What the evaluation asked beside the rows that training held out."""
     told_base_id: str | None = None
     """What the user calls the base on the Hub, where the recipe names a folder."""
 
@@ -111,7 +114,7 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
             "this run is not finished", where=str(run.path), why="no training is proven", fix=resume(run.path)
         )
     recipe, plan = load(run.recipe, overrides), read_plan(run.plan)
-    base = _locate(recipe)
+    base, evaluation = _locate(recipe), _read(run, told, run.evaluation, "evaluate", EVALUATION)
     return Facts(
         run=run,
         recipe=recipe,
@@ -119,8 +122,9 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
         told=told,
         base=base,
         data=read_origins(recipe, base, told["contract"]["data"]),
-        evaluation=_read(run, told, run.evaluation, "evaluate", EVALUATION),
+        evaluation=evaluation,
         ledger=_read(run, told, run.ledger, "ledger", LEDGER),
+        asked=read_asked(recipe, evaluation),
         told_base_id=base_id,
     )
 

@@ -265,14 +265,19 @@ def test_gguf_files_are_spoken_of_where_there_are_some(run: Run) -> None:
 
 def test_rows_of_another_file_are_a_data_set_of_its_name_and_what_was_asked(run: Run) -> None:
     loss, exact = EVALUATION["tasks"]
-    evaluated(run, {**EVALUATION, "tasks": [{**loss, "file": "held_out"}, {**exact, "file": "gsm8k40"}]})
+    evaluated(run, {**EVALUATION, "tasks": [{**loss, "file": "held_out"}, {**exact, "file": "gsm8k40"}, BENCHMARK]})
     card = card_of(run, "adapter")
+    data = sections(card)["Data"]
+    assert "| gsm8k40, evaluation data: asked by gsm8k \\| exact |  | 50 |  |  |" in data
+    named = "[openai/gsm8k](https://huggingface.co/datasets/openai/gsm8k)"
+    assert f"| {named}, evaluation data: asked by gsm8k through lm\\_eval 0.4.13 |  | 50 |" in data
     results = ModelCard(card).data.eval_results or []
     assert [(each.dataset_type, each.dataset_name) for each in results] == [
         ("held-out", "held-out loss, of the run's own rows"),
         ("gsm8k40", "gsm8k | exact, of the file gsm8k40"),
+        ("openai/gsm8k", "gsm8k, of lm_eval 0.4.13"),
     ]
-    assert "were not tested; beside the held-out rows, gsm8k \\| exact was asked." in sections(card)["Limits"]
+    assert "were not tested; beside the held-out rows, gsm8k \\| exact, gsm8k was asked." in sections(card)["Limits"]
 
 
 BENCHMARK: dict[str, Any] = {
@@ -416,7 +421,9 @@ def test_the_command_writes_card_bill_and_summary_without_torch(run: Run, tmp_pa
     )
     assert (done.returncode, done.stderr) == (0, "False\n"), done.stderr
     assert done.stdout.split() == ["bom.json", "summary.md", "README.md"]
-    assert ModelCard.load(tmp_path / "README.md").data.pipeline_tag == "text-generation"
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == "text-generation"
+    assert 'from_pretrained(model, "acme/small-lora")' in card.text, "where publish puts the adapter"
     summary = (tmp_path / "summary.md").read_text().strip().splitlines()
     assert summary[0] == summary[-1]
     assert "DRAFT" in summary[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune.card.results import LEAST_ROWS, compared_with_base, side_of, tasks, training_losses
+from finetune.card.results import LEAST_ROWS, compared_with_base, is_of, tasks, training_losses
 from finetune.card.text import figure, plain
 from finetune.provenance import HELD_OUT, Artifact, Facts
 
@@ -21,9 +21,9 @@ def headline(facts: Facts, artifact: Artifact) -> str:
     """
     if artifact == "adapter":
         return _of_adapter(facts) or "What the tuning did was not measured"
-    side = _side(facts, artifact)
-    if own := _of_side(facts, side) if side else "":
-        return own
+    for side in _sides(facts, artifact):
+        if own := _of_side(facts, side):
+            return own
     if own := _of_ledger(facts, artifact):
         return own
     of_adapter = _of_adapter(facts)
@@ -37,19 +37,21 @@ def worse(facts: Facts, artifact: Artifact) -> str:
         facts: of the run.
         artifact: whose card it is.
     """
-    side = _side(facts, artifact)
-    found = [task for task, pair in compared_with_base(facts, side or TUNED) if pair["verdict"] == "worse"]
-    names = ", ".join(plain(task["name"]) for task in found)
-    who = "Worse" if side else "As an adapter, worse"
-    return f"{who} than its base on: {names}." if found else ""
+    own = _sides(facts, artifact)
+    found = {
+        side: ", ".join(plain(t["name"]) for t, pair in compared_with_base(facts, side) if pair["verdict"] == "worse")
+        for side in own or [TUNED]
+    }
+    who = "Worse" if own else "As an adapter, worse"
+    names = [
+        f"{lost} ({plain(side.rpartition('/')[2])})" if len(own) > 1 else lost for side, lost in found.items() if lost
+    ]
+    return f"{who} than its base on: {'; '.join(names)}." if names else ""
 
 
-def _side(facts: Facts, artifact: Artifact) -> str | None:
-    """Names the side that is the artifact; of several GGUF files the first."""
-    if side := side_of(facts, artifact):
-        return side
-    sides = facts.evaluation["sides"] if facts.evaluation else {}
-    return next((side for side in sides if side.startswith(f"{artifact}/")), None)
+def _sides(facts: Facts, artifact: Artifact) -> list[str]:
+    """Names the sides of the evaluation that are the artifact: of GGUF files there may be several."""
+    return [side for side in facts.evaluation["sides"] if is_of(side, artifact)] if facts.evaluation else []
 
 
 def _of_adapter(facts: Facts) -> str:

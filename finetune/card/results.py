@@ -63,11 +63,12 @@ def _of_evaluation(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
 
 def side_of(facts: Facts, artifact: Artifact) -> str | None:
     """Names the side of the evaluation that is an artifact; None if there is none, or several files of it."""
-    sides = [side for side in facts.evaluation["sides"] if _is_of(side, artifact)] if facts.evaluation else []
+    sides = [side for side in facts.evaluation["sides"] if is_of(side, artifact)] if facts.evaluation else []
     return sides[0] if len(sides) == 1 else None
 
 
-def _is_of(side: str, artifact: Artifact) -> bool:
+def is_of(side: str, artifact: Artifact) -> bool:
+    """Tells whether a side of an evaluation is a form of the model, or one of its files."""
     return side == {"adapter": "tuned", "merged": "merged"}.get(artifact) or side.startswith(f"{artifact}/")
 
 

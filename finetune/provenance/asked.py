@@ -37,8 +37,9 @@ def read_asked(recipe: Recipe, evaluation: dict[str, Any] | None) -> tuple[Asked
         recipe: of the run, which says where files are.
         evaluation: as it stands in evaluation.json; None where nothing was asked.
     """
-    wished = [each for each in recipe.evaluate.tasks or () if isinstance(each, Task)]
-    paths = {each.file.stem: each.file for each in wished if each.file}
+    files = {each.file for each in recipe.evaluate.tasks or () if isinstance(each, Task) and each.file}
+    stems = [file.stem for file in files]
+    paths = {file.stem: file for file in files if stems.count(file.stem) == 1}  # of two alike nobody knows which
     found: dict[str, Asked] = {}
     for task in evaluation["tasks"] if evaluation else ():
         digest, harness, hub = "", task.get("harness", ""), task.get("hub")

@@ -232,6 +232,9 @@ def test_the_headline_is_of_the_files_themselves_or_says_of_whom(run: Run) -> No
     assert "1.5000 after (small-0001-Q8\\_0.gguf), on 120 rows: worse than before" in opening("gguf")
     assert "Worse than its base on: held-out loss." in opening("gguf")
     assert "Worse" not in opening("adapter")
+    sides = {**EVALUATION["sides"], "gguf/small-0001-Q4_K_M.gguf": EVALUATION["sides"]["tuned"]}
+    evaluated(run, {**EVALUATION, "sides": sides, "tasks": [{**loss, "pairs": [*loss["pairs"], own]}, exact]})
+    assert "Worse than its base on: held-out loss (small-0001-Q8\\_0.gguf)." in opening("gguf")
 
 
 def test_what_a_form_keeps_is_told_with_enough_digits_and_on_which_weights(run: Run) -> None:

@@ -34,6 +34,16 @@ MARKS = {
 }
 """What licences ask to be shown, by how their identifiers begin."""
 
+CREDITED = "its authors are credited by that name"
+OWED = (
+    "its authors are to be credited, and the name of a file credits nobody: whoever publishes this model must name "
+    "them, in the recipe's card.intended_use"
+)
+"""What licences that ask for attribution come to, of a data set of the Hub and of a file of one's own."""
+
+OWN_TERMS = "terms of their own"
+"""What is left where several licences bind, or none that has a name."""
+
 
 @dataclass(frozen=True)
 class Stated:
@@ -47,6 +57,8 @@ class Stated:
     """Where that stands."""
     link: str = ""
     """To its text, where it is none of the known ones."""
+    hub: bool = False
+    """Whether its name is that of a data set at the Hub, by which its authors are found."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,10 @@ class Verdict:
     """Whether it may be published to all: only forced where a source forbids commercial use or states no licence."""
     why: tuple[str, ...]
     """Reasons, one sentence each; empty where everything may go its way."""
+    where: tuple[str, ...]
+    """Key of the recipe that each reason is about."""
+    left: str
+    """What base and data alone leave, whatever is wished; `unknown` where they do not say."""
     notices: tuple[str, ...]
     """What goes along with the model, one sentence each."""
 
@@ -85,16 +101,19 @@ def combine(base: Stated, data: Sequence[Stated], wished: str | None = None) -> 
     if wished is not None:
         chosen, name = _wished(wished)
         if reason := _looser(chosen, left):
-            conflicts.append(f"{wished} is wished for, but {reason}")
+            conflicts.append(("card.license", f"{wished} is wished for, but {reason}"))
     if chosen.id in ("other", OWN):
         name = name or _slug(_joined(given))
+    against = (*conflicts, *reasons)
     publishable: Publishable = "no" if conflicts else "only forced" if reasons else "yes"
     return Verdict(
         license="other" if chosen.id == OWN else chosen.id,
         license_name=name,
         license_link=base.link or None if chosen.id == "other" and not wished else None,
         publishable=publishable,
-        why=(*conflicts, *reasons),
+        why=tuple(reason for _, reason in against),
+        where=tuple(key for key, _ in against),
+        left=OWN_TERMS if left.id in ("other", OWN) else left.id,
         notices=tuple(_notices(base, given)),
     )
 
@@ -103,37 +122,39 @@ def _found(stated: Stated) -> Licence:
     return (known(stated.license) if stated.license else None) or KNOWN[UNKNOWN]
 
 
-def _reasons(base: Stated, given: Sequence[tuple[Stated, Licence]]) -> Iterator[str]:
-    """Tells why it may be published only if somebody insists."""
+def _reasons(base: Stated, given: Sequence[tuple[Stated, Licence]]) -> Iterator[tuple[str, str]]:
+    """Tells why it may be published only if somebody insists, and of which key of the recipe that is."""
     for each, licence in given:
+        key = "base" if each is base else "data.train"
         of = f"{each.name} ({each.license})" if each.license else each.name
         if licence.commercial == "unknown" and each.license and not known(each.license):
-            yield f"{of} is under a licence that is not known here"
+            yield key, f"{of} is under a licence that is not known here"
         elif licence.commercial == "unknown":
-            yield f"{of} is under terms that are not known here" if each.license else f"{of} states no licence"
+            yield key, f"{of} is under terms that are not known here" if each.license else f"{of} states no licence"
         if licence.commercial == "no":
-            yield f"{of} may not be used commercially"
+            yield key, f"{of} may not be used commercially"
         if licence.derivatives == "no" and each is not base:
-            yield f"{of} may not be passed on in changed form, and whether a model is one is not settled"
+            yield key, f"{of} may not be passed on in changed form, and whether a model is one is not settled"
         if licence.doubt:
-            yield f"{of} leaves open {licence.doubt}"
+            yield key, f"{of} leaves open {licence.doubt}"
 
 
-def _conflicts(given: Sequence[tuple[Stated, Licence]]) -> Iterator[str]:
-    """Tells what cannot be fulfilled at all."""
+def _conflicts(given: Sequence[tuple[Stated, Licence]]) -> Iterator[tuple[str, str]]:
+    """Tells what cannot be fulfilled at all, and of which key of the recipe that is."""
     base, licence = given[0]
     if licence.derivatives == "no":
-        yield f"{base.name} ({base.license}) forbids that changed versions are passed on"
+        yield "base", f"{base.name} ({base.license}) forbids that changed versions are passed on"
     alike = _folded({licence.id for _, licence in given if licence.share_alike})
     if len(alike) > 1:
-        yield f"{' and '.join(sorted(alike))} each ask for a model under themselves"
+        yield "data.train", f"{' and '.join(sorted(alike))} each ask for a model under themselves"
         return
     for each, licence in given:
         if not alike or licence.id in alike or licence.share_alike:
             continue
         (only,) = alike
         if (licence.commercial == "no" and KNOWN[only].commercial != "no") or licence.restricted:
-            yield f"{only} allows no more limits, and {each.name} ({each.license}) has some"
+            key = "base" if each is base else "data.train"
+            yield key, f"{only} allows no more limits, and {each.name} ({each.license}) has some"
 
 
 def _folded(ids: set[str]) -> set[str]:
@@ -201,7 +222,7 @@ def _notices(base: Stated, given: Sequence[tuple[Stated, Licence]]) -> Iterator[
         if each is base:
             yield f"Changed from {each.name} by fine-tuning; that is under {each.license}, and its LICENSE goes along"
         elif licence.id.startswith(("cc-", "odc-", "odbl", "cdla")):
-            yield f"Trained on {each.name}, under {each.license}: its authors are credited by that name"
+            yield f"Trained on {each.name}, under {each.license}: {CREDITED if each.hub else OWED}"
         else:
             yield f"Trained on {each.name}, under {each.license}: its copyright notice and licence are kept"
         yield from (text for mark, text in MARKS.items() if licence.id.startswith(mark))

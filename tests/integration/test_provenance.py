@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -27,10 +29,13 @@ from finetune.provenance import (
     energy_of,
     links,
     read_facts,
+    repo_of,
     sign,
     training_summary,
 )
+from finetune.provenance.asked import Asked, read_asked
 from finetune.provenance.signing import is_installed
+from finetune.recipe import Task
 from finetune.run import Run
 
 
@@ -83,6 +88,29 @@ def test_a_link_that_is_lost_is_named(facts: Facts) -> None:
         "merge took the adapter that training made",
         "export took the weights that merging made",
     ]
+
+
+def test_an_evaluation_took_the_adapter_or_that_is_missed(facts: Facts) -> None:
+    told: dict[str, Any] = json.loads(json.dumps(facts.told))
+    taken = {name: digest for name, digest in told["stages"][0]["outputs"].items() if name.startswith("adapter/")}
+    told["stages"].append({**told["stages"][0], "stage": "evaluate", "inputs": taken, "outputs": {}})
+    assert missing(told) == []
+    assert "evaluate took the adapter that training made" in [link.told for link in links(told)]
+    taken["adapter/adapter_model.safetensors"] = "0" * 64
+    assert missing(told) == ["evaluate took the adapter that training made"]
+
+
+@pytest.mark.parametrize(
+    ("repo", "adapter", "merged", "gguf"),
+    [
+        ("acme/bank", "acme/bank-lora", "acme/bank", "acme/bank-GGUF"),
+        ("acme/bank-GGUF", "acme/bank-lora", "acme/bank", "acme/bank-GGUF"),
+    ],
+)
+def test_each_form_has_its_own_repository_whatever_name_is_told(
+    repo: str, adapter: str, merged: str, gguf: str
+) -> None:
+    assert (repo_of(repo, "adapter"), repo_of(repo, "merged"), repo_of(repo, "gguf")) == (adapter, merged, gguf)
 
 
 def test_compute_is_six_operations_a_weight_and_token(facts: Facts, run: Run) -> None:
@@ -163,6 +191,42 @@ def test_a_bill_names_every_file_source_and_package_by_hash_or_version(facts: Fa
     assert parts["library/torch"]["version"] == facts.trained["versions"]["torch"]
     assert model["modelCard"]["considerations"] == {"useCases": ["trials"]}
     assert str(pico_base.parent) not in json.dumps(bill)
+
+
+def test_what_was_only_asked_is_evaluation_data_with_its_hash_while_the_file_is_there(
+    facts: Facts, tmp_path: Path
+) -> None:
+    (tmp_path / "old.jsonl").write_text("{}\n")
+    wished = [Task(score="exact", file=tmp_path / "old.jsonl"), Task(score="loss", file=tmp_path / "gone.jsonl")]
+    evaluate = facts.recipe.evaluate.model_copy(update={"tasks": wished})
+    recipe = facts.recipe.model_copy(update={"evaluate": evaluate})
+    tasks: list[dict[str, Any]] = [
+        {"name": "held_out loss", "items": 9, "file": "held_out"},
+        {"name": "old exact", "items": 3, "file": "old"},
+        {"name": "old loss", "items": 4, "file": "old"},
+        {"name": "gone loss", "items": 5, "file": "gone"},
+        {"name": "gsm8k", "items": 6, "harness": "lm_eval 0.4", "hub": {"dataset": "openai/gsm8k", "config": "main"}},
+        {"name": "own", "items": 7, "harness": "lm_eval 0.4", "hub": None},
+    ]
+    found = read_asked(recipe, {"tasks": tasks})
+    digest = hashlib.sha256(b"{}\n").hexdigest()
+    assert found == (
+        Asked("old.jsonl", False, ("old exact", "old loss"), 4, "", digest),
+        Asked("gone.jsonl", False, ("gone loss",), 5),
+        Asked("openai/gsm8k", True, ("gsm8k",), 6, "lm_eval 0.4"),
+        Asked("own", False, ("own",), 7, "lm_eval 0.4"),
+    )
+    assert read_asked(recipe, None) == ()
+    bill = bill_of_materials(replace(facts, asked=found), "adapter", "acme/small")
+    parts = {each["bom-ref"]: each for each in bill["components"]}
+    assert parts["evaluation/0"]["hashes"][0]["content"] == digest
+    assert parts["evaluation/2"]["name"] == "openai/gsm8k"
+    assert set(parts) == set(bill["dependencies"][0]["dependsOn"])
+    if importlib.util.find_spec("cyclonedx"):
+        from cyclonedx.schema import SchemaVersion
+        from cyclonedx.validation.json import JsonStrictValidator
+
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
 
 
 @pytest.fixture

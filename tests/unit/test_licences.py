@@ -56,7 +56,7 @@ def test_the_strictest_licence_wins(
 
 
 def test_every_reason_names_what_it_is_about_and_no_reason_is_lost() -> None:
-    data = [Stated("a.jsonl", "cc-by-nc-4.0"), Stated("b.jsonl", None), Stated("c.jsonl", "cc-by-4.0")]
+    data = [Stated("a.jsonl", "cc-by-nc-4.0"), Stated("b.jsonl", None), Stated("acme/c", "cc-by-4.0", hub=True)]
     verdict = combine(Stated("Qwen/Qwen3.6-27B", "apache-2.0"), data, "mit")
     assert verdict.why == (
         "mit is wished for, but cc-by-nc-4.0 forbids commercial use",
@@ -65,9 +65,17 @@ def test_every_reason_names_what_it_is_about_and_no_reason_is_lost() -> None:
     )
     assert verdict.notices == (
         "Changed from Qwen/Qwen3.6-27B by fine-tuning; that is under apache-2.0, and its LICENSE goes along",
-        "Trained on a.jsonl, under cc-by-nc-4.0: its authors are credited by that name",
-        "Trained on c.jsonl, under cc-by-4.0: its authors are credited by that name",
+        "Trained on a.jsonl, under cc-by-nc-4.0: its authors are to be credited, and the name of a file credits "
+        "nobody: whoever publishes this model must name them, in the recipe's card.intended_use",
+        "Trained on acme/c, under cc-by-4.0: its authors are credited by that name",
     )
+    assert verdict.where == ("card.license", "data.train", "data.train")
+
+
+def test_a_base_that_states_nothing_is_where_the_reason_is_and_a_wish_is_not_what_is_left() -> None:
+    verdict = combine(Stated("acme/base", None), [Stated("rows.csv", "cc-by-4.0")], "apache-2.0")
+    assert (verdict.license, verdict.left, verdict.publishable) == ("apache-2.0", "unknown", "only forced")
+    assert (verdict.where, verdict.why) == (("base",), ("acme/base states no licence",))
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ from finetune.errors import OutsideError
 from finetune.publish.readback import differences
 from finetune.publish.server import Hub, is_stale, is_transient, told
 from finetune.publish.staging import Staged
-from finetune.run import Run
+from finetune.run import Run, manifest, outputs
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further try of an upload that failed for a reason that may pass."""
@@ -44,14 +46,18 @@ class Uploaded:
     """Files of the repository that are not this publication's."""
 
 
-def upload(hub: Hub, run: Run, staged: Staged, before: dict[str, Any] | None, wish: Wish, tag: str | None) -> Uploaded:
+Before = Sequence[dict[str, Any]]
+"""The manifest's entries of the run's publications in a repository, the last one last."""
+
+
+def upload(hub: Hub, run: Run, staged: Staged, before: Before, wish: Wish, tag: str | None) -> Uploaded:
     """Uploads what differs, in one commit or a few, and gives the last.
 
     Args:
         hub: where.
         run: whose.
         staged: what.
-        before: the entry of the run's last publication there.
+        before: what the run published there.
         wish: onto which other heads it may be committed.
         tag: that the commit is to get; one that is there already has its commit for ever.
 
@@ -96,8 +102,10 @@ def upload(hub: Hub, run: Run, staged: Staged, before: dict[str, Any] | None, wi
     )
 
 
-def check_head(hub: Hub, run: Run, repo: str, before: dict[str, Any] | None, wish: Wish) -> str:
-    """Finds the commit to build upon, which is this run's last or one that was wished for.
+def check_head(hub: Hub, run: Run, repo: str, before: Before, wish: Wish) -> str:
+    """Finds the commit to build upon: one that the run's manifest lists, or that was wished for.
+
+    Upon a listed one there may lie such as this very folder made before it was killed, which their titles tell.
 
     Raises:
         OutsideError: somebody else committed since, or before.
@@ -109,9 +117,10 @@ def check_head(hub: Hub, run: Run, repo: str, before: dict[str, Any] | None, wis
     head = history[0].commit_id
     if wish.onto_head or (wish.parent and head.startswith(wish.parent)):
         return head
-    known = before["inputs"]["commit"] if before else None
+    listed = [entry["inputs"]["commit"] for entry in before]
+    known = listed[-1] if listed else None
     for commit in history:
-        if commit.commit_id == known or (wish.parent and commit.commit_id.startswith(wish.parent)):
+        if commit.commit_id in listed or (wish.parent and commit.commit_id.startswith(wish.parent)):
             return head
         if not _is_ours(run, commit.title):
             if known is None and commit is history[-1] and _is_empty(hub, repo, commit.commit_id):
@@ -134,9 +143,9 @@ def check_tag(hub: Hub, repo: str, tag: str | None, commit: str) -> bool:
     return tag in there
 
 
-def _names(before: dict[str, Any] | None) -> set[str]:
+def _names(before: Before) -> set[str]:
     """Lists the files that the last publication brought."""
-    return set(before["inputs"]["files"]) if before else set()
+    return set(before[-1]["inputs"]["files"]) if before else set()
 
 
 def _is_empty(hub: Hub, repo: str, commit: str) -> bool:
@@ -149,8 +158,12 @@ def _message(run: Run, kind: str) -> str:
 
 
 def _mark(run: Run) -> str:
-    """Identifies the run, wherever it lies: by the plan that it began with, and its name."""
-    return f"finetune {hashlib.sha256(run.name.encode() + run.plan.read_bytes()).hexdigest()[:12]}"
+    """Identifies the run by when it began and by what its training made, and its folder: a copy is another one's."""
+    told = manifest.read(run.manifest)
+    trained = outputs.last(told, "train")
+    made = trained["outputs"] if trained else {}
+    identity = json.dumps([run.name, told["created"], made, run.path.stat().st_ino], sort_keys=True)
+    return f"finetune {hashlib.sha256(identity.encode() + run.plan.read_bytes()).hexdigest()[:12]}"
 
 
 def _is_ours(run: Run, title: str) -> bool:

@@ -173,7 +173,9 @@ def _publish(server: Hub, facts: Facts, staged: Staged, asked: Asked, release: R
     run = facts.run
     began, repo = time.monotonic(), staged.artifact.repo
     told = manifest.read(run.manifest)
-    before = outputs.last(told, "publish", repo=repo, endpoint=server.endpoint)
+    there = {"repo": repo, "endpoint": server.endpoint}
+    published = [stage for stage in told["stages"] if stage["stage"] == "publish"]
+    before = [stage for stage in published if there.items() <= stage["inputs"].items()]
     open_repo(server, repo, release)
     uploaded = upload(server, run, staged, before, asked.wish, release.tag)
     claims = read_back(server, staged, uploaded.commit)
@@ -182,10 +184,8 @@ def _publish(server: Hub, facts: Facts, staged: Staged, asked: Asked, release: R
         claims.append(claim("other files lie there", ", ".join(uploaded.others[:10])))
     server.say(f"{repo}: {'published' if uploaded.changed else 'nothing had changed'}, read back: {uploaded.commit}")
     entry = _entry(server, facts, staged, asked, uploaded, claims, began)
-    told_before = {**before, "seconds": 0, "finished": ""} if before else None
-    if told_before == {**entry.__dict__, "seconds": 0, "finished": ""}:
-        assert before is not None
-        return before
+    if before and {**before[-1], "seconds": 0, "finished": ""} == {**entry.__dict__, "seconds": 0, "finished": ""}:
+        return before[-1]
     manifest.add(run.manifest, entry)
     return dict(entry.__dict__)
 

@@ -222,6 +222,24 @@ def test_a_commit_of_somebody_elses_is_never_built_upon_unseen(run: Run, hub: Hu
     assert repo.files == staged(run, "adapter")["adapter"]
 
 
+def test_a_run_of_equal_name_and_plan_and_a_copy_are_somebody_else(hub: Hub, pico_base: Path, tmp_path: Path) -> None:
+    def go(run: Run, **wishes: Any) -> list[dict[str, Any]]:
+        return sent(run, hub, "adapter", base="acme/pico-base", forced="rows are elsewhere", **wishes)
+
+    one, two = (made_run(pico_base, tmp_path / str(seed), seed=seed) for seed in range(2))
+    copy = open_run(Path(shutil.copytree(one.path, tmp_path / "copy" / "runs" / one.name)))
+    assert (one.name, one.plan.read_bytes()) == (two.name, two.plan.read_bytes())
+    go(one)
+    for other in (two, copy):
+        with pytest.raises(OutsideError, match="somebody else's commit"):
+            go(other)
+    (theirs,) = go(two, wish=Wish(onto_head=True))
+    manifest.add(one.manifest, Entry("ledger", {}, {}, [], {}, 0.0, manifest.now()))
+    with pytest.raises(OutsideError, match="somebody else's commit"):
+        go(one)
+    assert hub.repos[REPOS["adapter"]].head == theirs["inputs"]["commit"]
+
+
 def test_a_commit_made_meanwhile_is_not_built_upon_either(run: Run, hub: Hub) -> None:
     sent(run, hub, "adapter")
     repo = hub.repos[REPOS["adapter"]]

@@ -18,6 +18,9 @@ from finetune.recipe import Recipe
 STRETCH = 40
 """Letters of a row that, word for word, are no chance."""
 
+PROBE = STRETCH // 2
+"""Letters after which a row is probed: of any stretch one such piece, as they lie end to end, is a whole part."""
+
 
 def row_texts(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yields each text of every row, learnt or held out, and which row it is; the recipe's own system prompt is none.
@@ -39,7 +42,7 @@ def item_texts(file: Path) -> Iterator[tuple[str, str]]:
     with file.open(encoding="utf-8") as opened:
         for number, line in enumerate(opened, 1):
             told = {key: value for key, value in json.loads(line).items() if key not in ("task", "place")}
-            for text in _strings(told):
+            for text in _strings(_opened(told)):
                 yield text, f"{file.name}:{number}"
 
 
@@ -50,29 +53,60 @@ def repeated(rows: Iterable[tuple[str, str]], files: dict[str, Path]) -> Iterato
         rows: text, and which row it is.
         files: name -> file of text.
     """
-    stretches = {name: _stretches(_fold(_said(file)), 1) for name, file in files.items()}
+    folded = {name: _fold(_said(file)) for name, file in files.items()}
+    stretches = {name: set(_pieces(text, STRETCH)) for name, text in folded.items()}
+    probes = {piece for text in folded.values() for piece in _pieces(text, PROBE)}
     found: dict[str, str] = {}
-    for text, place in rows if any(stretches.values()) else ():
-        said = _stretches(_fold(text), STRETCH)
-        for name, there in stretches.items():
+    told: set[int] = set()
+    for text, place in rows if probes else ():
+        if hash(text) in told:  # a system prompt stands in every row
+            continue
+        told.add(hash(text))
+        said = _suspected(_fold(text), probes)
+        for name, there in stretches.items() if said else ():
             if name not in found and not said.isdisjoint(there):
                 found[name] = place
     yield from found.items()
 
 
-def _stretches(folded: str, step: int) -> set[int]:
-    """Hashes stretches that begin at every so many letters: of a file all, of a row those that lie end to end."""
-    return {hash(folded[start : start + STRETCH]) for start in range(0, len(folded) - STRETCH + 1, step)}
+def _suspected(folded: str, probes: set[int]) -> set[int]:
+    """Hashes the stretches of a row around each piece that some file has too; the others stand in none."""
+    found: set[int] = set()
+    last = len(folded) - STRETCH
+    for start in range(0, len(folded) - PROBE + 1, PROBE) if last >= 0 else ():
+        if hash(folded[start : start + PROBE]) in probes:
+            begins = range(max(0, start + PROBE - STRETCH), min(start, last) + 1)
+            found.update(hash(folded[begin : begin + STRETCH]) for begin in begins)
+    return found
+
+
+def _pieces(folded: str, length: int) -> Iterator[int]:
+    """Hashes every piece of so many letters."""
+    return (hash(folded[start : start + length]) for start in range(len(folded) - length + 1))
 
 
 def _texts(row: Row) -> Iterator[str]:
-    """Yields what is said in a row, and its text, if it is one."""
+    """Yields what is said in a row and what its tools are given and told to be; and its text, if it is one."""
     if row.text:
         yield str(row.text)
     for message in row.messages:
-        for key in ("content", "reasoning_content"):
-            if isinstance(told := message.get(key), str):
-                yield told
+        for key in ("content", "reasoning_content", "tool_calls"):
+            yield from _strings(_opened(message.get(key)))
+    yield from _strings(_opened(row.tools))
+
+
+def _opened(value: Any) -> Any:
+    """Reads the arguments of calls where they stand as JSON within a string."""
+    if isinstance(value, dict):
+        return {key: _opened(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_opened(each) for each in value]
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        try:
+            return [value, json.loads(value)]
+        except (ValueError, RecursionError):  # a text that only begins so
+            return value
+    return value
 
 
 def _said(file: Path) -> str:
@@ -93,10 +127,10 @@ def _strings(value: Any) -> Iterator[str]:
         for key, each in value.items():
             yield key
             yield from _strings(each)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for each in value:
             yield from _strings(each)
 
 
 def _fold(text: str) -> str:
-    return "".join(filter(str.isalnum, text.casefold()))
+    return re.sub(r"[\W_]+", "", text.casefold())

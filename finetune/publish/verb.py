@@ -17,12 +17,13 @@ from finetune.licences import Verdict
 from finetune.provenance import Artifact as Kind
 from finetune.provenance import Facts, read_facts
 from finetune.publish.artifacts import Artifact, find
+from finetune.publish.beside import check_beside
 from finetune.publish.private import privates_of
 from finetune.publish.readback import read_back
 from finetune.publish.releasing import Gated, Release, collect, finish, open_repo
 from finetune.publish.scan import check_contents, check_names, check_rows
 from finetune.publish.server import Hub, connect
-from finetune.publish.staging import BESIDE, WITH_EXAMPLES, Staged, stage
+from finetune.publish.staging import Staged, stage
 from finetune.publish.uploading import Uploaded, Wish, upload
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Claim, Entry, Run, claim, locked, manifest, outputs
@@ -76,7 +77,7 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
     check_license(facts.verdict(), recipe, _private(recipe, asked), asked.forced)
     check_gate(facts, asked.forced, say)
     base = _base_here(recipe)
-    _check_beside(run, told)
+    check_beside(run, told)
     staged = []
     for artifact in artifacts:
         check_names(run, artifact)
@@ -219,15 +220,6 @@ def _entry(
 def _check_proven(run: Run, artifact: Artifact) -> None:
     making = {"adapter": ("train", "--resume"), "merged": ("merge",), "gguf": ("export",)}[artifact.kind]
     outputs.check(run, artifact.proven, outputs.command(making[0], run, *making[1:]))
-
-
-def _check_beside(run: Run, told: dict[str, Any]) -> None:
-    """Compares what goes up with every form with its hash; each is made again by the command of its own stage."""
-    made = outputs.made_by(told)
-    for name in (*BESIDE, *WITH_EXAMPLES):
-        if name in made and (run.path / name).is_file():
-            digest, stage = made[name]
-            outputs.check(run, {name: digest}, outputs.command(stage, run))
 
 
 def _private(recipe: Recipe, asked: Asked) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import string
 import struct
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from finetune.cli.app import app
 from finetune.errors import ArtifactError, DataError, OutsideError, ProofFailed, RecipeError
 from finetune.merge import merge
 from finetune.publish import Asked, Wish, prepare, publish, staging, uploading
+from finetune.publish.rows import STRETCH, repeated
 from finetune.run import Entry, Run, atomic, manifest, open_run
 
 REPOS = {"adapter": "acme/legal-lora", "merged": "acme/legal", "gguf": "acme/legal-GGUF"}
@@ -57,11 +60,12 @@ def export(run: Run, **words: str) -> None:
 
 
 def evaluated(run: Run, **parts: Any) -> Run:
-    """Lays an evaluation beside the run as `finetune evaluate` leaves it."""
+    """Lays an evaluation beside the run as `finetune evaluate` leaves it, with the items that are there."""
     told = {"format": 1, "sides": {}, "tasks": [], "gate": {"rules": [], "failed": []}, "notes": [], **parts}
     run.evaluation.parent.mkdir(exist_ok=True)
     atomic.write_json(run.evaluation, told)
-    outputs = {run.named(run.evaluation): atomic.sha256(run.evaluation)}
+    files = [file for file in (run.evaluation, run.evaluated_items) if file.is_file()]
+    outputs = {run.named(file): atomic.sha256(file) for file in files}
     manifest.add(run.manifest, Entry("evaluate", {}, outputs, [], {}, 0.0, manifest.now()))
     return run
 
@@ -396,11 +400,14 @@ def _linked_report(run: Run) -> None:
     (run.path / "report.html").symlink_to("/etc/hostname")
 
 
-def _report(text: str) -> Callable[[Run], None]:
-    def harm(run: Run) -> None:
-        (run.path / "report.html").write_text(f"<html><p>{text}</p></html>")
+def reported(run: Run, text: str) -> None:
+    """Lays a report beside the run that is of its evaluation as it is now."""
+    now = atomic.sha256(run.evaluation) if run.evaluation.is_file() else ""
+    run.report.write_text(f'<html><meta name="finetune-evaluation" content="{now}">\n<p>{text}</p></html>')
 
-    return harm
+
+def _report(text: str) -> Callable[[Run], None]:
+    return lambda run: reported(run, text)
 
 
 def _evaluation(run: Run) -> None:
@@ -410,7 +417,7 @@ def _evaluation(run: Run) -> None:
 
 def _row(run: Run) -> None:
     row = json.loads((run.path.parents[1] / "train.jsonl").read_text().splitlines()[2])["prompt"]
-    (run.path / "report.html").write_text("<b>" + row.replace(" ", "</b>\n<b>").replace("?", "&#63;") + "</b>")
+    reported(run, "<b>" + row.replace(" ", "</b>\n<b>").replace("?", "&#63;") + "</b>")
 
 
 PLANTED: dict[str, tuple[Callable[[Run], None], str]] = {
@@ -439,7 +446,7 @@ PLANTED: dict[str, tuple[Callable[[Run], None], str]] = {
     "stray file": (_beside("notes.md"), "no stage of the run made"),
     "training row in a page": (_row, "repeats a row"),
     "training row in figures": (_evaluation, "repeats a row"),
-    "pickle by another name": (_beside("../report.html", b"\x80\x04x"), "a pickle"),
+    "pickle by another name": (_beside("../loss.png", b"\x80\x04x"), "a pickle"),
 }
 
 
@@ -489,6 +496,60 @@ def test_what_an_evaluation_asked_is_as_private_as_rows(run: Run) -> None:
     with pytest.raises(ProofFailed, match=r"report.html repeats a row") as refused:
         staged(run, "adapter")
     assert "items.jsonl:1" in refused.value.problems[0].why
+
+
+def test_a_report_of_another_evaluation_does_not_go_up(run: Run) -> None:
+    evaluated(run)
+    reported(run, "rows")
+    staged(run, "adapter")
+    evaluated(run, notes=["a second one"])
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match="not of the newest evaluation") as refused:
+            staged(run, "adapter", with_examples=True)
+        assert refused.value.problems[0].fix == f"finetune report {run.path}"
+        run.report.write_text("<html><p>a page that does not say of which it is</p></html>")
+
+
+def test_items_that_are_gone_or_others_keep_their_evaluation_back(run: Run) -> None:
+    run.evaluated_items.parent.mkdir()
+    run.evaluated_items.write_text('{"task": "x"}\n')
+    evaluated(run)
+    staged(run, "adapter")
+    append(run.evaluated_items, '{"task": "y"}\n')
+    with pytest.raises(ArtifactError, match=r"items.jsonl is not the one that was proven"):
+        staged(run, "adapter")
+    run.evaluated_items.unlink()
+    with pytest.raises(ArtifactError, match=r"items.jsonl is gone") as refused:
+        staged(run, "adapter")
+    assert refused.value.problems[0].fix == f"finetune evaluate {run.path}"
+
+
+def test_forty_letters_are_found_wherever_they_begin_and_thirty_nine_are_not(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    row = "".join(rng.choice(string.ascii_lowercase) for _ in range(200))
+    for begin in range(len(row) - STRETCH + 1):
+        (tmp_path / "in.md").write_text(f"00: {row[begin : begin + STRETCH]}!")
+        (tmp_path / "out.md").write_text(f"00: {row[begin : begin + STRETCH - 1]}!")
+        files = {name: tmp_path / name for name in ("in.md", "out.md")}
+        assert list(repeated([("short", "a:1"), (row, "a:2")], files)) == [("in.md", "a:2")]
+
+
+def test_what_calls_of_a_row_are_given_is_as_private_as_what_is_said(pico_base: Path, tmp_path: Path) -> None:
+    told = "The tenant of the third floor has not paid since the roof began to leak in May"
+    function = {"name": "note", "arguments": {"text": f"{told}."}}
+    parameters = {"type": "object", "properties": {"text": {"type": "string"}}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "note it"},
+            {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]},
+        ],
+        "tools": [{"type": "function", "function": {"name": "note", "parameters": parameters}}],
+    }
+    run = made_run(pico_base, tmp_path, f"card.limits={json.dumps(told)}")
+    assert staged(run, "adapter", base="acme/pico-base")
+    append(tmp_path / "train.jsonl", json.dumps(row) + "\n")
+    with pytest.raises(ProofFailed, match=r"README.md repeats a row"):
+        staged(run, "adapter", base="acme/pico-base")
 
 
 def test_rows_that_are_gone_cannot_be_compared_and_that_is_refused(made: Run, hub: Hub, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from finetune.card.results import side_of
-from finetune.provenance import Artifact, Facts
+from finetune.provenance import Artifact, Facts, numbered
 
 FOLDER = ".eval_results"
 
@@ -43,7 +43,7 @@ def benchmark_results(facts: Facts, artifact: Artifact) -> dict[str, str]:
             task["harness"],
         ]
         name = re.sub(r"[^A-Za-z0-9._-]", "-", task["name"])
-        entries[f"{FOLDER}/{name}.yaml"] = EvalResultEntry(
+        entries[numbered(f"{FOLDER}/{name}.yaml", set(entries))] = EvalResultEntry(
             dataset_id=hub["dataset"],
             task_id=hub["config"],
             value=round(score["value"], 6),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune.card.results import LEAST_ROWS, compared_with_base, is_of, tasks, training_losses
+from finetune.card.results import LEAST_ROWS, compared_with_base, sides_of, tasks, training_losses
 from finetune.card.text import figure, plain
 from finetune.provenance import HELD_OUT, Artifact, Facts
 
@@ -21,7 +21,7 @@ def headline(facts: Facts, artifact: Artifact) -> str:
     """
     if artifact == "adapter":
         return _of_adapter(facts) or "What the tuning did was not measured"
-    for side in _sides(facts, artifact):
+    for side in sides_of(facts, artifact):
         if own := _of_side(facts, side):
             return own
     if own := _of_ledger(facts, artifact):
@@ -37,7 +37,7 @@ def worse(facts: Facts, artifact: Artifact) -> str:
         facts: of the run.
         artifact: whose card it is.
     """
-    own = _sides(facts, artifact)
+    own = sides_of(facts, artifact)
     found = {
         side: ", ".join(plain(t["name"]) for t, pair in compared_with_base(facts, side) if pair["verdict"] == "worse")
         for side in own or [TUNED]
@@ -47,11 +47,6 @@ def worse(facts: Facts, artifact: Artifact) -> str:
         f"{lost} ({plain(side.rpartition('/')[2])})" if len(own) > 1 else lost for side, lost in found.items() if lost
     ]
     return f"{who} than its base on: {'; '.join(names)}." if names else ""
-
-
-def _sides(facts: Facts, artifact: Artifact) -> list[str]:
-    """Names the sides of the evaluation that are the artifact: of GGUF files there may be several."""
-    return [side for side in facts.evaluation["sides"] if is_of(side, artifact)] if facts.evaluation else []
 
 
 def _of_adapter(facts: Facts) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any
-
-import yaml
 
 from finetune.card.results import shown_hash
 from finetune.card.text import code, fenced, figure, plain, table
-from finetune.provenance import GRAMS_A_KWH, Asked, Compute, Energy, Facts, Origin, seconds_of
+from finetune.provenance import GRAMS_A_KWH, Asked, Compute, Energy, Facts, Origin, public_recipe, seconds_of
 
 LONGEST_LIST = 40
 """Files that are listed of a source."""
@@ -59,42 +56,11 @@ def _named(name: str, hub: bool) -> str:
 def recipe(facts: Facts) -> str:
     """Writes the recipe as it was followed; of paths only their last part, for the rest is of one machine."""
     text = facts.run.recipe.read_text()
-    values = yaml.safe_load(text)
-    shown = yaml.safe_dump(_public(values), sort_keys=False, allow_unicode=True, width=100)
+    shown = public_recipe(facts.run, "card", "name")
     told = "Defaults are written out; of paths only their last part is shown."
     if hashlib.sha256(text.encode()).hexdigest() != facts.told["contract"]["recipe"]:
         told += " The file was edited since the run began; the manifest has the hash of the one that was followed."
     return f"{told}\n\n{fenced(shown, 'yaml')}"
-
-
-def _public(values: dict[str, Any]) -> dict[str, Any]:
-    """Shortens what names a place on a machine, and leaves out what is about publishing."""
-    public = {key: value for key, value in values.items() if key not in ("base_path", "card", "publish", "name")}
-    if str(public["base"]).startswith((".", "/", "~")):
-        public["base"] = f"./{_last(public['base'])}"
-    data = {**public["data"], "train": _shortened(public["data"]["train"])}
-    if isinstance(data["eval"], str):
-        data["eval"] = _last(data["eval"])
-    tasks = public.get("evaluate", {}).get("tasks") or []
-    shortened = [{**task, **_paths(task)} if isinstance(task, dict) else task for task in tasks]
-    evaluate = {"evaluate": {**public["evaluate"], "tasks": shortened}} if "evaluate" in public else {}
-    return {**public, "data": data, **evaluate}
-
-
-def _paths(task: dict[str, Any]) -> dict[str, Any]:
-    return {key: _last(task[key]) for key in ("file", "json_schema") if isinstance(task.get(key), str)}
-
-
-def _shortened(train: Any) -> Any:
-    if isinstance(train, list):
-        return [_shortened(each) for each in train]
-    if isinstance(train, dict):
-        return {**train, "path": _last(train["path"])} if train.get("path") else train
-    return _last(train)
-
-
-def _last(path: Any) -> str:
-    return str(path).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def training(facts: Facts, compute: Compute | None, energy: Energy | None) -> str:

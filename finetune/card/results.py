@@ -63,13 +63,17 @@ def _of_evaluation(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
 
 def side_of(facts: Facts, artifact: Artifact) -> str | None:
     """Names the side of the evaluation that is an artifact; None if there is none, or several files of it."""
-    sides = [side for side in facts.evaluation["sides"] if is_of(side, artifact)] if facts.evaluation else []
+    sides = sides_of(facts, artifact)
     return sides[0] if len(sides) == 1 else None
 
 
-def is_of(side: str, artifact: Artifact) -> bool:
-    """Tells whether a side of an evaluation is a form of the model, or one of its files."""
-    return side == {"adapter": "tuned", "merged": "merged"}.get(artifact) or side.startswith(f"{artifact}/")
+def sides_of(facts: Facts, artifact: Artifact) -> list[str]:
+    """Names the sides of the evaluation that are an artifact: of GGUF files those that are there, by their hashes."""
+    sides = facts.evaluation["sides"] if facts.evaluation else {}
+    if artifact == "gguf":
+        files = set(facts.files("gguf").values())
+        return [name for name, side in sides.items() if side.get("sha256") in files]
+    return [name for name in sides if name == {"adapter": "tuned", "merged": "merged"}[artifact]]
 
 
 def _of_ledger(facts: Facts, artifact: Artifact) -> Iterator[Measured]:

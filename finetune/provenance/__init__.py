@@ -6,7 +6,9 @@ from finetune.provenance.bom import bill_of_materials
 from finetune.provenance.chain import Link, links
 from finetune.provenance.compute import GRAMS_A_KWH, Compute, Energy, compute_of, energy_of, seconds_of
 from finetune.provenance.facts import Artifact, Facts, read_facts
+from finetune.provenance.measured import numbered
 from finetune.provenance.origins import Origin, OriginFile, Origins
+from finetune.provenance.public import UNTOLD_WISHES, public_recipe, without_paths
 from finetune.provenance.repos import ENDINGS, repo_of
 from finetune.provenance.signing import SIGNATURE, check_signature, sign
 
@@ -15,6 +17,7 @@ __all__ = [
     "GRAMS_A_KWH",
     "HELD_OUT",
     "SIGNATURE",
+    "UNTOLD_WISHES",
     "Artifact",
     "Asked",
     "Compute",
@@ -30,9 +33,12 @@ __all__ = [
     "compute_told",
     "energy_of",
     "links",
+    "numbered",
+    "public_recipe",
     "read_facts",
     "repo_of",
     "seconds_of",
     "sign",
     "training_summary",
+    "without_paths",
 ]

@@ -6,7 +6,7 @@ Nothing here is typed by hand but the recipe's own words, and no path of this ma
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +16,13 @@ from finetune.hub import locate
 from finetune.licences import Stated, Verdict, combine, licence_of_base
 from finetune.plan import Plan, read_plan
 from finetune.provenance.asked import Asked, read_asked
+from finetune.provenance.measured import Evaluation, Ledger, Part, damage, public_evaluation
 from finetune.provenance.origins import Origin, Origins, read_origins
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Run, manifest, outputs, resume
 from finetune.shards import read_json
 
 Artifact = Literal["adapter", "merged", "gguf"]
-
-EVALUATION: Mapping[str, type] = {"sides": dict, "tasks": list, "gate": dict, "notes": list}
-LEDGER: Mapping[str, type] = {"steps": list, "examples": dict, "advice": list}
-"""What a reader of these files needs, and of what kind."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -43,6 +40,7 @@ class Facts:
     """On the disk, if it is there."""
     data: Origins
     evaluation: dict[str, Any] | None
+    """As others may read it."""
     ledger: dict[str, Any] | None
     asked: tuple[Asked, ...] = ()
     """What the evaluation asked beside the rows that training held out."""
@@ -75,9 +73,10 @@ class Facts:
         return entry
 
     def files(self, artifact: Artifact) -> dict[str, str]:
-        """Gives the files of an artifact, by their names in it, with the hash that was proven of each."""
-        prefix = f"{artifact}/"
-        made = {name: digest for name, (digest, _) in outputs.made_by(self.told).items() if name.startswith(prefix)}
+        """Gives the files of an artifact that are there, by their names in it, with the proven hash of each."""
+        prefix, made_by = f"{artifact}/", outputs.made_by(self.told)
+        there = [name for name in made_by if name.startswith(prefix) and (self.run.path / name).is_file()]
+        made = {name: made_by[name][0] for name in there}
         return {name.removeprefix(prefix): digest for name, digest in sorted(made.items())}
 
     def base_licence(self) -> Stated:
@@ -114,7 +113,7 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
             "this run is not finished", where=str(run.path), why="no training is proven", fix=resume(run.path)
         )
     recipe, plan = load(run.recipe, overrides), read_plan(run.plan)
-    base, evaluation = _locate(recipe), _read(run, told, run.evaluation, "evaluate", EVALUATION)
+    base, evaluation = _locate(recipe), _read(run, told, run.evaluation, "evaluate", Evaluation)
     return Facts(
         run=run,
         recipe=recipe,
@@ -122,31 +121,44 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
         told=told,
         base=base,
         data=read_origins(recipe, base, told["contract"]["data"]),
-        evaluation=evaluation,
-        ledger=_read(run, told, run.ledger, "ledger", LEDGER),
+        evaluation=public_evaluation(evaluation, run.path) if evaluation else None,
+        ledger=_read(run, told, run.ledger, "ledger", Ledger),
         asked=read_asked(recipe, evaluation),
         told_base_id=base_id,
     )
 
 
-def _read(run: Run, told: dict[str, Any], file: Path, stage: str, parts: Mapping[str, type]) -> dict[str, Any] | None:
+def _read(run: Run, told: dict[str, Any], file: Path, stage: str, shape: type[Part]) -> dict[str, Any] | None:
     """Reads what another stage wrote, if it is there, once it is compared with its hash in the manifest.
 
     Raises:
-        ArtifactError: it is damaged, is not the one that the manifest proves, or no stage wrote it.
+        ArtifactError: it is damaged, is not the one that the manifest proves, no stage wrote it, or it is of another
+            adapter than training left.
     """
     if not file.is_file():
         return None
     name, fix = run.named(file), outputs.command(stage, run)
     value = read_json(file, f"the run's {file.stem}")
-    if wrong := [key for key, kind in parts.items() if not isinstance(value.get(key), kind)]:
-        raise ArtifactError(f"the run's {file.stem} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
+    if why := damage(value, shape):
+        raise ArtifactError(f"the run's {file.stem} is damaged", where=str(file), why=why, fix=fix)
     digest, _ = outputs.made_by(told).get(name, ("", ""))
     if not digest:
         why = "no stage in the manifest made it, so nothing says that its figures were measured"
         raise ArtifactError(f"{name} is of no stage of this run", where=str(file), why=why, fix=fix)
     outputs.check(run, {name: digest}, fix)
+    if other := _of_another(told, stage):
+        why = f"{other} is another now than the one that was measured"
+        raise ArtifactError(f"{name} is of another adapter", where=str(file), why=why, fix=fix)
     return value
+
+
+def _of_another(told: dict[str, Any], stage: str) -> str:
+    """Names a file of the adapter that a stage took and training made anew since; nothing if all are the same."""
+    entry, trained = outputs.last(told, stage), outputs.last(told, "train")
+    if entry is None or trained is None:
+        return ""
+    took = {name: digest for name, digest in entry["inputs"].items() if name.startswith("adapter/")}
+    return next((name for name, digest in took.items() if trained["outputs"].get(name) != digest), "")
 
 
 def _locate(recipe: Recipe) -> Path | None:

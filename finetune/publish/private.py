@@ -23,14 +23,19 @@ MORE_SECRETS = re.compile(
     r"\b(?:AIza[A-Za-z0-9_-]{35}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{50,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{10,})"
     r"|\b[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"']{1,64}:[^\s:/@\"']{6,64}@[\w.-]+"
     r"|\b(?:WANDB_API_KEY|HF_TOKEN|OPENAI_API_KEY|AWS_SECRET_ACCESS_KEY|[A-Z_]*PASSWORD)\b[\"']?\s*[:=]\s*[\"']?[^\s\"']{8,}"
+    r"|(?i:(?:api_?key|access_?key|secret_?key|auth_?token|access_?token|client_?secret|password|passwd|passphrase)\b)"
+    r"[\"']?\s*[:=]\s*[\"']?(?=[^\s\"'<>]*[0-9])[^\s\"'<>]{8,}"
 )
 """Beside those that a recipe may not hold."""
 
 MACHINE_PATH = re.compile(
-    r"(?<![\w.:/-])(?:/home/|/Users/|/root/(?!\.cache/huggingface\b)|/mnt/|/media/|/scratch/|/private/var/)[\w.@+-][^\s\"'<>`|,;)]*"
+    r"(?<![\w./-])/(?:home|Users|root(?!/\.cache/huggingface\b)|mnt|media|scratch|private/var|srv|data|opt|export|nfs|net"
+    r"|lustre|gpfs|Volumes|var)/[\w.@+-][^\s\"'<>`|,;)]*"
     r"|file:///[\w.][^\s\"'<>]*"
     r"|(?<!\w)[A-Za-z]:(?:\\{1,2}|/)(?:Users|Documents and Settings)(?:\\{1,2}|/)[^\s\"'<>|]+"
+    r"|(?<![\w\\])(?:\\{2}[\w.-]{2,63}\\(?!\\)|\\{4}[\w.-]{2,63}\\{2}(?!\\))[\w$.-]{2}[^\s\"'<>|]*"
 )
+"""From a folder of people's work, with a drive's letter, or of a server of files, as they are or within JSON."""
 
 EVERYBODYS = {
     "root",

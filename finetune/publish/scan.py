@@ -5,6 +5,7 @@ Found is refused, never left out in silence: who has a pickle beside an adapter 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -35,6 +36,9 @@ MAGIC = {
     b"\x1f\x8b": "an archive, into which nobody looks",
 }
 """How a file may not begin."""
+
+ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+"""By which Markdown shows a sign as it is."""
 
 ITEMS = "eval/items.jsonl"
 
@@ -171,3 +175,5 @@ def _lines(file: File) -> Iterator[tuple[str, str]]:
     with file.path.open(encoding="utf-8", errors="replace") as opened:
         for number, line in enumerate(opened, 1):
             yield str(number), line
+            if file.path.suffix == ".md" and "\\" in line:
+                yield str(number), ESCAPE.sub(r"\1", line)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.card import benchmark_results, make_card
-from finetune.provenance import Facts, bill_of_materials, sign
+from finetune.provenance import Facts, bill_of_materials, public_recipe, sign
 from finetune.publish.artifacts import Artifact
-from finetune.publish.public import manifest_of, recipe_of, told_to_others
+from finetune.publish.public import manifest_of, told_to_others
 from finetune.run import Run, atomic
 
 LFS_BYTES = 10 * 2**20
@@ -127,9 +127,10 @@ def _texts(facts: Facts, artifact: Artifact, sources: dict[str, Path], forced: s
     run, made_of = facts.run, artifact.chain[0] if artifact.kind == "gguf" and artifact.chain else None
     return {
         **{name: _as_json(told_to_others(run, sources[name])) for name in sources if name in JSON_BESIDE},
+        **({run.named(run.evaluation): _as_json(facts.evaluation)} if facts.evaluation else {}),
         **({CONFIG: _config(artifact)} if CONFIG in artifact.files and artifact.chain else {}),
         "manifest.json": _as_json(manifest_of(run, facts.told, forced)),
-        "recipe.yaml": recipe_of(run),
+        "recipe.yaml": public_recipe(run),
         "README.md": make_card(facts, artifact.kind, artifact.repo, made_of),
         "bom.json": _as_json(bill_of_materials(facts, artifact.kind, artifact.repo)),
         **benchmark_results(facts, artifact.kind),

@@ -176,7 +176,7 @@ def _publish(server: Hub, facts: Facts, staged: Staged, asked: Asked, release: R
     told = manifest.read(run.manifest)
     there = {"repo": repo, "endpoint": server.endpoint}
     published = [stage for stage in told["stages"] if stage["stage"] == "publish"]
-    before = [stage for stage in published if there.items() <= stage["inputs"].items()]
+    before: list[dict[str, Any]] = [stage for stage in published if there.items() <= stage["inputs"].items()]
     open_repo(server, repo, release)
     uploaded = upload(server, run, staged, before, asked.wish, release.tag)
     claims = read_back(server, staged, uploaded.commit)

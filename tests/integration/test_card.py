@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from trial.made_run import made_run
 
 from finetune.card import benchmark_results, card_of, license_of, make_card
 from finetune.errors import ArtifactError, RecipeError
-from finetune.provenance import read_facts
+from finetune.provenance import bill_of_materials, public_recipe, read_facts
 from finetune.run import Entry, Run, atomic, manifest, open_run
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,9 @@ def interval(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.1, "high": value + 0.1}
 
 
+GGUF = "gguf/small-0001-Q8_0.gguf"
+"""A file whose bytes are its name."""
+
 ASKED: dict[str, Any] = {"thinking": False, "sampling": {"temperature": 0, "max_new_tokens": 64, "seed": 0}}
 
 EVALUATION: dict[str, Any] = {
@@ -40,7 +44,7 @@ EVALUATION: dict[str, Any] = {
     "sides": {
         "base": {**ASKED, "engine": "transformers 5 cpu float32, base in 4 bits"},
         "tuned": {**ASKED, "engine": "transformers 5 cpu float32, base in 4 bits"},
-        "gguf/small-0001-Q8_0.gguf": {**ASKED, "engine": "llama.cpp, xllamacpp"},
+        GGUF: {**ASKED, "engine": "llama.cpp, xllamacpp", "sha256": hashlib.sha256(GGUF.encode()).hexdigest()},
     },
     "tasks": [
         {
@@ -103,6 +107,11 @@ def run(made: Run, tmp_path: Path) -> Run:
 
 
 def evaluated(run: Run, evaluation: dict[str, Any] = EVALUATION) -> Run:
+    """Lays an evaluation beside the run, with the GGUF files that it asked."""
+    for name in [side for side in evaluation["sides"] if side.startswith("gguf/")]:
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_text(name)
+        proven(run, "export", run.path / name)
     run.evaluation.parent.mkdir(exist_ok=True)
     atomic.write_json(run.evaluation, evaluation)
     return proven(run, "evaluate", run.evaluation)
@@ -232,9 +241,70 @@ def test_the_headline_is_of_the_files_themselves_or_says_of_whom(run: Run) -> No
     assert "1.5000 after (small-0001-Q8\\_0.gguf), on 120 rows: worse than before" in opening("gguf")
     assert "Worse than its base on: held-out loss." in opening("gguf")
     assert "Worse" not in opening("adapter")
-    sides = {**EVALUATION["sides"], "gguf/small-0001-Q4_K_M.gguf": EVALUATION["sides"]["tuned"]}
+    other = "gguf/small-0001-Q4_K_M.gguf"
+    told = {**EVALUATION["sides"][GGUF], "sha256": hashlib.sha256(other.encode()).hexdigest()}
+    sides = {**EVALUATION["sides"], other: told}
     evaluated(run, {**EVALUATION, "sides": sides, "tasks": [{**loss, "pairs": [*loss["pairs"], own]}, exact]})
     assert "Worse than its base on: held-out loss (small-0001-Q8\\_0.gguf)." in opening("gguf")
+
+
+def test_figures_of_a_gguf_that_is_not_there_any_more_are_nobodys(run: Run) -> None:
+    loss, _ = EVALUATION["tasks"]
+    own = {**loss["pairs"][0], "other": GGUF}
+    evaluated(run, {**EVALUATION, "tasks": [{**loss, "pairs": [own]}]})
+    assert "1.5000 after" in card_of(run, "gguf").partition("## Results")[0]
+    (run.path / GGUF).rename(run.path / "gguf" / "renamed.gguf")
+    proven(run, "export", run.path / "gguf" / "renamed.gguf")
+    card = card_of(run, "gguf")
+    assert "1.5000 after" in card.partition("## Results")[0], "it has the same bytes"
+    (run.path / "gguf" / "renamed.gguf").unlink()
+    (run.path / "gguf" / "small-0001-Q2_K.gguf").write_text("Q2_K")
+    card = card_of(proven(run, "export", run.path / "gguf" / "small-0001-Q2_K.gguf"), "gguf")
+    assert "1.5000" not in card.partition("## Results")[0]
+    assert "model-index" not in ModelCard(card).data.to_dict()
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "ledger"])
+def test_figures_of_another_adapter_come_on_no_card(run: Run, stage: str) -> None:
+    evaluated(run) if stage == "evaluate" else ledgered(run, LEDGER)
+    config = run.adapter / "adapter_config.json"
+    config.write_text(config.read_text() + " ")
+    adapter = {run.named(each): atomic.sha256(each) for each in run.adapter.iterdir()}
+    manifest.add(run.manifest, Entry("train", {}, adapter, [], {}, 0.0, manifest.now()))
+    with pytest.raises(ArtifactError, match="is of another adapter") as refused:
+        card_of(run, "adapter")
+    assert refused.value.problems[0].fix == f"finetune {stage} {run.path}"
+
+
+def test_gguf_files_of_elsewhere_have_names_of_their_own_and_no_folder(run: Run) -> None:
+    places = ("/data/clients/acme/x.gguf", "/data/clients/beta/x.gguf")
+    sides = {**EVALUATION["sides"], **dict.fromkeys(places, EVALUATION["sides"]["tuned"])}
+    loss, exact = EVALUATION["tasks"]
+    scores = {**loss["scores"], places[0]: interval(0.1), places[1]: interval(0.9)}
+    pairs = [{**loss["pairs"][0], "other": place} for place in places]
+    notes = [f"{places[1]}: 3 answers were cut", "rows of /srv/clients/rows.jsonl"]
+    tasks = [{**loss, "scores": scores, "pairs": pairs}, exact]
+    facts = read_facts(evaluated(run, {**EVALUATION, "sides": sides, "tasks": tasks, "notes": notes}))
+    assert facts.evaluation is not None
+    assert list(facts.evaluation["sides"]) == ["base", "tuned", GGUF, "x.gguf", "x-2.gguf"]
+    told = facts.evaluation["tasks"][0]
+    assert [told["scores"][side]["value"] for side in ("x.gguf", "x-2.gguf")] == [0.1, 0.9]
+    assert [pair["other"] for pair in told["pairs"]] == ["x.gguf", "x-2.gguf"]
+    assert facts.evaluation["notes"] == ["x-2.gguf: 3 answers were cut", "rows of rows.jsonl"]
+    written = make_card(facts, "gguf") + json.dumps(bill_of_materials(facts, "gguf"))
+    assert "clients" not in written
+
+
+def test_a_label_of_few_rows_is_an_answer_of_somebodys(run: Run) -> None:
+    loss, exact = EVALUATION["tasks"]
+    for share, shown in ((0.1, True), (0.08, False)):
+        majority = {"label": "Maria Huber", "share": share}
+        note = f"{exact['name']}: always saying 'Maria Huber' would score {share:.1%}"
+        evaluated(run, {**EVALUATION, "tasks": [loss, {**exact, "majority": majority}], "notes": [note]})
+        facts = read_facts(run)
+        assert ("Maria Huber" in json.dumps(facts.evaluation) + card_of(run, "adapter")) is shown
+    assert facts.evaluation is not None
+    assert facts.evaluation["notes"] == [f"{exact['name']}: always saying the commonest answer would score 8.0%"]
 
 
 def test_what_a_form_keeps_is_told_with_enough_digits_and_on_which_weights(run: Run) -> None:
@@ -297,6 +367,12 @@ BENCHMARK: dict[str, Any] = {
 def test_a_public_benchmark_asked_whole_has_a_file_of_the_hubs_own_form(run: Run) -> None:
     loss, exact = EVALUATION["tasks"]
     part = {**BENCHMARK, "name": "a part", "hub": None}
+    twins = [
+        {**BENCHMARK, "name": name, "scores": {"tuned": interval(at)}} for name, at in (("g k", 0.1), ("g-k", 0.9))
+    ]
+    found = benchmark_results(read_facts(evaluated(run, {**EVALUATION, "tasks": twins})), "adapter")
+    values = {name: yaml.safe_load(text)[0]["value"] for name, text in found.items()}
+    assert values == {".eval_results/g-k.yaml": 0.1, ".eval_results/g-k-2.yaml": 0.9}
     evaluated(run, {**EVALUATION, "tasks": [loss, exact, BENCHMARK, part]})
     ((name, text),) = benchmark_results(read_facts(run), "adapter").items()
     assert name == ".eval_results/gsm8k.yaml"
@@ -352,6 +428,16 @@ def test_the_recipe_on_the_card_is_the_one_that_was_followed(made: Run) -> None:
     }
     assert shown["data"]["train"] == "train.jsonl"
     assert "edited" not in sections(card)["Recipe"]
+
+
+def test_recipe_and_card_tell_of_every_path_its_last_part_alone(run: Run) -> None:
+    values = yaml.safe_load(run.recipe.read_text())
+    tasks = [{"lm_eval": "/opt/clients/Big Merger/ga.yaml"}, {"score": "exact", "file": "../../my rows/held out.jsonl"}]
+    run.recipe.write_text(yaml.safe_dump({**values, "evaluate": {**values["evaluate"], "tasks": tasks}}))
+    for text in (public_recipe(run), card_of(run, "adapter")):
+        assert "lm_eval: ga.yaml" in text
+        assert "file: held out.jsonl" in text
+        assert not any(word in text for word in ("clients", "Merger", "my rows", "../"))
 
 
 def test_what_is_said_on_the_command_line_is_the_cards_only(run: Run) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
@@ -26,6 +27,7 @@ from finetune.cli.app import app
 from finetune.errors import ArtifactError, DataError, OutsideError, ProofFailed, RecipeError
 from finetune.merge import merge
 from finetune.publish import Asked, Wish, prepare, publish, staging, uploading
+from finetune.publish.private import Privates, look
 from finetune.publish.rows import STRETCH, repeated
 from finetune.run import Entry, Run, atomic, manifest, open_run
 
@@ -410,6 +412,14 @@ def _report(text: str) -> Callable[[Run], None]:
     return lambda run: reported(run, text)
 
 
+def _card(text: str) -> Callable[[Run], None]:
+    def harm(run: Run) -> None:
+        values = yaml.safe_load(run.recipe.read_text())
+        run.recipe.write_text(yaml.safe_dump({**values, "card": {**values["card"], "limits": text}}))
+
+    return harm
+
+
 def _evaluation(run: Run) -> None:
     row = json.loads((run.path.parents[1] / "train.jsonl").read_text().splitlines()[3])["prompt"]
     evaluated(run, notes=[row])
@@ -430,6 +440,15 @@ PLANTED: dict[str, tuple[Callable[[Run], None], str]] = {
     "root's home": (_config("/root/work/rows.jsonl"), "a path of a machine"),
     "Windows": (_config("C:\\Users\\alice\\rows.jsonl"), "a path of a machine"),
     "the run's own path": (_config("RUN/adapter"), "a path of this machine"),
+    "path behind a colon": (_report("dir:/home/alice/secret"), "a path of a machine"),
+    "path of a server": (_report("x=/srv/clients/acme/rows"), "a path of a machine"),
+    "path of a share": (_report("\\\\fileserver\\share\\acme"), "a path of a machine"),
+    "path of a share in JSON": (_config("\\\\fileserver\\share\\acme"), "a path of a machine"),
+    "cloud key by its name": (_report("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY"), "a secret"),
+    "password": (_config("password: hunter2hunter22"), "a secret"),
+    "password on the card": (_card("the password: hunter2hunter22"), "a secret"),
+    "key on the card": (_card("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY"), "a secret"),
+    "share on the card": (_card("at \\\\fileserver\\share\\acme"), "a path of a machine"),
     "metadata of safetensors": (_weights, "a path of a machine"),
     "metadata of a GGUF": (_gguf, "a path of a machine"),
     "optimizer": (_beside("optimizer.safetensors"), "the state of a training"),
@@ -461,6 +480,20 @@ def test_what_must_not_go_up_is_refused_by_name_and_nothing_is_sent(run: Run, hu
     assert not any(word in str(refused.value) for word in (SECRET, "hunter22", "0123456789abcdef"))
     assert hub.asked == []
     assert hub.repos == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.com/home/alice and http://localhost:8000/v1/data/x",
+        "either/or, and/opt/out; 1/2; a password: required, of 8 letters",
+        r"a line \nends\nhere, \frac{1}{2}, \w+\d+",
+        'eos_token: "<|im_end|>"; pad_token_id = 248044',
+    ],
+)
+def test_what_only_looks_alike_is_let_through(text: str) -> None:
+    assert list(look(text, Privates((), None))) == []
+    assert list(look(json.dumps(text), Privates((), None))) == []
 
 
 def test_the_user_and_the_host_are_not_named(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

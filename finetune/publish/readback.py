@@ -6,15 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from finetune.errors import ProofFailed
-from finetune.publish.server import Hub, told
+from finetune.publish.server import Hub, check_words, told
 from finetune.publish.staging import File, Staged, git_sha1
 from finetune.run import Claim, atomic, claim
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 SMALL_BYTES = 10 * 2**20
 """Up to here a file is downloaded again."""
@@ -33,19 +29,25 @@ class Away:
     """Files that are only there."""
 
 
-def differences(api: HfApi, repo: str, commit: str, files: Sequence[File]) -> Away:
-    """Compares sizes and hashes of a commit's files with the local ones: sha256 of LFS files, git's own of others."""
+def differences(hub: Hub, repo: str, commit: str, files: Sequence[File]) -> Away:
+    """Compares sizes and hashes of a commit's files with the local ones: sha256 of LFS files, git's own of others.
+
+    Raises:
+        OutsideError: the list is none of a Hub.
+    """
     from huggingface_hub.hf_api import RepoFile
 
-    listed = api.list_repo_tree(repo, recursive=True, revision=commit) if commit else ()
-    there = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+    listed = hub.api.list_repo_tree(repo, recursive=True, revision=commit) if commit else ()
+    entries = [entry for entry in listed if isinstance(entry, RepoFile)]
+    check_words(hub, repo, f"{repo} cannot be read", (entry.path for entry in entries))
+    there = {entry.path: entry for entry in entries}
     wrong = []
     for file in files:
         found = there.pop(file.name, None)
         if found is None:
             wrong.append(f"{file.name} is not there")
         elif found.size != file.num_bytes:
-            wrong.append(f"{file.name} has {found.size:,} bytes, not {file.num_bytes:,}")
+            wrong.append(f"{file.name} has {found.size} bytes, not {file.num_bytes}")
         elif (found.lfs.sha256 != file.sha256) if found.lfs else (found.blob_id != git_sha1(file.path)):
             wrong.append(f"{file.name} has another hash")
     return Away(tuple(wrong), tuple(sorted(name for name in there if name not in SERVERS)))
@@ -62,7 +64,7 @@ def read_back(hub: Hub, staged: Staged, commit: str) -> list[Claim]:
 
     repo = staged.artifact.repo
     with told(hub, repo, f"{repo} cannot be read back"):
-        away = differences(hub.api, repo, commit, staged.files)
+        away = differences(hub, repo, commit, staged.files)
         wrong = list(away.wrong)
         small = [file for file in staged.files if file.num_bytes <= SMALL_BYTES]
         with TemporaryDirectory(prefix="finetune-read-back-") as folder:

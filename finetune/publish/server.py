@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import JSONDecodeError
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -98,15 +99,48 @@ def told(hub: Hub, repo: str, what: str) -> Iterator[None]:
                 raise _refused(hub, repo, what, cause) from error
             if not _is_clients(error):
                 raise
+            if isinstance(error, JSONDecodeError):
+                raise strange(hub, repo, what, f"it is not JSON: {_line(str(error))}") from error
             fix = "mend what the line above names"
             if any(word in str(error).lower() for word in FULL_WORDS):
                 fix = "free space there, or publish to another --repo"
             raise OutsideError(what, where=_where(hub, repo), why=_chain(error), fix=fix) from error
+        except (LookupError, TypeError, AttributeError, AssertionError) as error:  # the client takes answers on trust
+            if not _is_clients(error):
+                raise
+            raise strange(hub, repo, what, f"{type(error).__name__}: {_line(str(error))}") from error
         except (httpx2.HTTPError, OSError) as error:
             fix = "give the same command again: what was sent is not sent twice"
             raise OutsideError(what, where=_where(hub, repo), why=_line(str(error)), fix=fix) from error
     for warning in heard:
         hub.say(f"the Hub says: {_line(str(warning.message))}")
+
+
+def strange(hub: Hub, repo: str, what: str, why: str) -> OutsideError:
+    """Tells of an answer that no Hub gives: of a login page, a proxy, or of another kind of server.
+
+    Args:
+        hub: that gave it.
+        repo: that it is about.
+        what: cannot be done with it.
+        why: what is wrong with it.
+    """
+    told, fix = (
+        f"its answer is none of a Hub ({why})",
+        "--endpoint https://hub.example.com   # or look what answers there",
+    )
+    return OutsideError(what, where=_where(hub, repo), why=told, fix=fix)
+
+
+def check_words(hub: Hub, repo: str, what: str, words: Iterable[object]) -> None:
+    """Makes sure that ids and names in an answer are texts, for the client takes them as they come.
+
+    Raises:
+        OutsideError: one is none.
+    """
+    for word in words:
+        if not isinstance(word, str) or not word:
+            raise strange(hub, repo, what, f"{word!a:.40} stands where a name or a hash should")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -143,11 +177,12 @@ def _cause(error: BaseException) -> Exception | None:
 
 
 def _is_clients(error: BaseException) -> bool:
-    """Tells a complaint of the client's from a bug: the innermost frame is the client's own code."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    """Tells what the client met or complains of from a bug: it, or what it called, raised the error."""
+    trace, ours = error.__traceback__, True
+    while trace is not None:
+        ours = ours and f"{os.sep}huggingface_hub{os.sep}" not in trace.tb_frame.f_code.co_filename
         trace = trace.tb_next
-    return trace is not None and f"{os.sep}huggingface_hub{os.sep}" in trace.tb_frame.f_code.co_filename
+    return not ours
 
 
 def _status(error: BaseException) -> int | None:

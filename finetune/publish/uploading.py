@@ -9,11 +9,12 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from finetune.errors import OutsideError
 from finetune.publish.readback import differences
-from finetune.publish.server import Hub, is_stale, is_transient, told
+from finetune.publish.server import Hub, check_words, is_stale, is_transient, told
 from finetune.publish.staging import Staged
 from finetune.run import Run, manifest, outputs
 
@@ -72,7 +73,7 @@ def upload(hub: Hub, run: Run, staged: Staged, before: Before, wish: Wish, tag: 
     changed = False
     for wait in (*WAITS, None):
         with told(hub, repo, f"{repo} cannot be read"):
-            away = differences(hub.api, repo, head, staged.files)
+            away = differences(hub, repo, head, staged.files)
             there = {file for file in away.others if file in forget}
         if not away.wrong and not there:
             return Uploaded(head, parent, changed, away.others)
@@ -112,6 +113,7 @@ def check_head(hub: Hub, run: Run, repo: str, before: Before, wish: Wish) -> str
     """
     with told(hub, repo, f"{repo} cannot be read"):
         history = hub.api.list_repo_commits(repo)
+        check_words(hub, repo, f"{repo} cannot be read", (commit.commit_id for commit in history))
     if not history:
         return ""
     head = history[0].commit_id
@@ -137,6 +139,7 @@ def check_tag(hub: Hub, repo: str, tag: str | None, commit: str) -> bool:
     """
     with told(hub, repo, f"the tags of {repo} cannot be read"):
         there = {ref.name: ref.target_commit for ref in hub.api.list_repo_refs(repo).tags} if tag else {}
+        check_words(hub, repo, f"the tags of {repo} cannot be read", chain.from_iterable(there.items()))
     if tag in there and there[tag] != commit:
         why = f"it names {there[tag][:12]}, and a tag is never moved"
         raise OutsideError(f"the tag {tag} is taken", where=f"{hub.endpoint}/{repo}", why=why, fix="--tag ANOTHER")
@@ -168,7 +171,7 @@ def _mark(run: Run) -> str:
 
 def _is_ours(run: Run, title: str) -> bool:
     pattern = rf"{re.escape(run.name)}: (?:adapter|merged|gguf) \({re.escape(_mark(run))}\)(?: \(part \d+\))?"
-    return re.fullmatch(pattern, title) is not None
+    return re.fullmatch(pattern, str(title)) is not None
 
 
 def _somebodys(hub: Hub, repo: str, head: str, commit: str, title: str, known: str | None) -> OutsideError:

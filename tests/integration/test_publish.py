@@ -11,7 +11,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ import yaml
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
+import hub_server
 from hub_server import READER, WRITER, Hub, Repo, listening
 from trial.made_run import made_run
 from typer.testing import CliRunner
@@ -337,6 +340,61 @@ def test_what_the_hub_refuses_is_told_with_what_to_do(
 def test_where_nobody_listens_that_is_said(run: Run, hub: Hub) -> None:
     with pytest.raises(OutsideError, match="the Hub does not know you"):
         publish(run, Asked("acme/legal", ("adapter",), endpoint="http://127.0.0.1:9"), silent)
+
+
+LIES: dict[str, Any] = {
+    "a list for a repository": ("info", []),
+    "a word for a repository": ("info", "<html>log in</html>"),
+    "an empty repository": ("info", {}),
+    "an object for commits": ("commits", {"error": "x"}),
+    "commits of nothing": ("commits", [{"id": None, "title": None, "authors": [], "date": "2026-01-01T00:00:00.000Z"}]),
+    "commits without a part": ("commits", [{"id": None}]),
+    "a file without a name": ("tree", [{"type": "file"}]),
+    "a file of no name": ("tree", [{"type": "file", "path": None, "size": None, "oid": None}]),
+    "a word for files": ("tree", "x"),
+    "a commit of nothing": ("commit", {}),
+    "no way to send": ("preupload", {"files": []}),
+    "no tags": ("refs", {}),
+    "tags of nothing": (
+        "refs",
+        {"branches": [], "converts": [], "tags": [{"name": "v1", "ref": "x", "targetCommit": 0}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_answer_that_no_hub_gives_is_told(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
+    wrong, answer = LIES[lie]
+    honest = hub_server._of_repo
+
+    def lying(hub: Hub, repo: Repo, call: str, rest: str, body: bytes) -> tuple[int, Any]:
+        return (200, answer) if call == wrong else honest(hub, repo, call, rest, body)
+
+    monkeypatch.setattr(hub_server, "_of_repo", lying)
+    hub.make(REPOS["adapter"])
+    with pytest.raises(OutsideError, match=r"cannot be|was not published") as refused:
+        sent(run, hub, "adapter", tag="v1", wish=Wish(onto_head=True))
+    assert "its answer is none of a Hub" in refused.value.problems[0].why
+    assert publications(run) == []
+
+
+def test_a_page_in_place_of_json_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>log in</html>")
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, args=(0.01,)).start()
+        asked = Asked("acme/legal", ("adapter",), endpoint=f"http://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(OutsideError, match="the Hub does not know you") as refused:
+            publish(run, asked, silent)
+        server.shutdown()
+    assert "it is not JSON" in refused.value.problems[0].why
 
 
 # What must not go up

@@ -5,6 +5,7 @@ Nothing here is typed by hand but the recipe's own words, and no path of this ma
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from finetune.hub import locate
 from finetune.licences import Stated, Verdict, combine, licence_of_base
 from finetune.plan import Plan, read_plan
 from finetune.provenance.asked import Asked, read_asked
-from finetune.provenance.measured import Evaluation, Ledger, Part, damage, public_evaluation
+from finetune.provenance.measured import public_evaluation
 from finetune.provenance.origins import Origin, Origins, read_origins
+from finetune.provenance.shapes import Evaluation, Head, Ledger, Part, damage
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Run, manifest, outputs, resume
-from finetune.shards import read_json
 
 Artifact = Literal["adapter", "merged", "gguf"]
 
@@ -112,6 +113,9 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
         raise ArtifactError(
             "this run is not finished", where=str(run.path), why="no training is proven", fix=resume(run.path)
         )
+    if why := damage(told, Head):
+        fix = f"put {run.manifest.name} back from a copy"
+        raise ArtifactError("the run's manifest is damaged", where=str(run.manifest), why=why, fix=fix)
     recipe, plan = load(run.recipe, overrides), read_plan(run.plan)
     base, evaluation = _locate(recipe), _read(run, told, run.evaluation, "evaluate", Evaluation)
     return Facts(
@@ -138,8 +142,12 @@ def _read(run: Run, told: dict[str, Any], file: Path, stage: str, shape: type[Pa
     if not file.is_file():
         return None
     name, fix = run.named(file), outputs.command(stage, run)
-    value = read_json(file, f"the run's {file.stem}")
-    if why := damage(value, shape):
+    try:
+        value: Any = json.loads(file.read_bytes())
+        why = damage(value, shape)
+    except (ValueError, RecursionError) as error:
+        why = f"it is not JSON: {error}"
+    if why:
         raise ArtifactError(f"the run's {file.stem} is damaged", where=str(file), why=why, fix=fix)
     digest, _ = outputs.made_by(told).get(name, ("", ""))
     if not digest:
@@ -149,7 +157,7 @@ def _read(run: Run, told: dict[str, Any], file: Path, stage: str, shape: type[Pa
     if other := _of_another(told, stage):
         why = f"{other} is another now than the one that was measured"
         raise ArtifactError(f"{name} is of another adapter", where=str(file), why=why, fix=fix)
-    return value
+    return dict(value)
 
 
 def _of_another(told: dict[str, Any], stage: str) -> str:

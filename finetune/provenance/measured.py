@@ -1,11 +1,9 @@
-"""What was measured of a run, as others may read it: the shape of its files, no path, and no answer of a few rows."""
+"""What was measured of a run, as others may read it: without a path, and without an answer that few rows share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
 
 from finetune.provenance.public import last_part, without_paths
 
@@ -14,133 +12,6 @@ COMMONEST = "the commonest answer"
 
 LEAST_SHARED = 5
 """Rows that share a label which is told."""
-
-
-class Part(BaseModel):
-    """Something that stands in a file of figures, and may hold more than is read here."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-
-
-class Score(Part):
-    """A figure; its interval is None where none was computed."""
-
-    value: FiniteFloat
-    low: FiniteFloat | None
-    high: FiniteFloat | None
-
-
-class Pair(Part):
-    """Two sides compared."""
-
-    one: str
-    other: str
-    difference: Score
-    p: FiniteFloat | None
-    p_holm: FiniteFloat | None = None
-    verdict: str
-    sees: FiniteFloat | None
-
-
-class Majority(Part):
-    """What always saying one thing would score."""
-
-    label: str
-    share: FiniteFloat
-
-
-class OfHub(Part):
-    """A data set of the Hub."""
-
-    dataset: str
-    config: str
-
-
-class Task(Part):
-    """What was asked, and what came out."""
-
-    name: str
-    kind: str
-    set: str
-    unit: str
-    better: str
-    items: NonNegativeInt
-    scores: dict[str, Score]
-    pairs: list[Pair]
-    majority: Majority | None = None
-    hub: OfHub | None = None
-    few_shot: list[Any] = []
-    harness: str = ""
-    file: str = ""
-
-
-class Sampling(Part):
-    """How answers were drawn."""
-
-    max_new_tokens: NonNegativeInt
-
-
-class Side(Part):
-    """Who was asked."""
-
-    engine: str = ""
-    sha256: str = ""
-    thinking: bool = False
-    sampling: Sampling | None = None
-
-
-class Gate(Part):
-    """Rules, and which failed."""
-
-    rules: list[str]
-    failed: list[str]
-    not_asked: list[str] = []
-
-
-class Evaluation(Part):
-    """evaluation.json."""
-
-    made: str = ""
-    sides: dict[str, Side]
-    tasks: list[Task]
-    gate: Gate
-    notes: list[str]
-
-
-class Step(Part):
-    """A form of the model in the ledger."""
-
-    name: str
-    weights: str
-    loss: Score | None = None
-    kept: Score | None = None
-
-
-class Examples(Part):
-    """How many the ledger scored."""
-
-    scored: NonNegativeInt
-    learnt: NonNegativeInt
-
-
-class Ledger(Part):
-    """ledger.json."""
-
-    steps: list[Step]
-    examples: Examples
-    unit: str
-    intervals: str
-    advice: list[str]
-
-
-def damage(value: Any, shape: type[Part]) -> str:
-    """Says what in a file is not as a stage writes it; nothing if all is."""
-    try:
-        shape.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return ""
 
 
 def public_evaluation(evaluation: dict[str, Any], run: Path) -> dict[str, Any]:

@@ -488,6 +488,60 @@ def test_a_figure_that_was_typed_by_hand_comes_on_no_card(run: Run, stage: str) 
     assert refused.value.problems[0].fix == f"finetune {stage} {run.path}"
 
 
+NAN, HUGE = float("nan"), 10**400
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tasks.0.scores.base.value", NAN),
+        ("tasks.0.scores.base.value", "x"),
+        ("tasks.0.scores.base", None),
+        ("tasks.0.pairs.0.difference.high", HUGE),
+        ("tasks.0.pairs.0.sees", "x"),
+        ("tasks.0.pairs", None),
+        ("tasks.0.name", 5),
+        ("tasks.0.items", "many"),
+        ("tasks.0.hub", {"x": 1}),
+        ("tasks", [1]),
+        ("sides", []),
+        ("sides.base.sampling", {"seed": 0}),
+        ("gate", {}),
+        ("gate.rules", 5),
+        ("notes", [5]),
+        ("made", 5),
+    ],
+)
+def test_figures_of_another_kind_are_told_though_their_hash_is_right(run: Run, key: str, value: Any) -> None:
+    told: Any = json.loads(json.dumps(EVALUATION))
+    holder, *names = told, *key.split(".")
+    for name in names[:-1]:
+        holder = holder[int(name)] if isinstance(holder, list) else holder[name]
+    holder[names[-1]] = value
+    run.evaluation.parent.mkdir()
+    run.evaluation.write_text(json.dumps(told))
+    with pytest.raises(ArtifactError, match="the run's evaluation is damaged") as refused:
+        card_of(proven(run, "evaluate", run.evaluation), "adapter")
+    assert key.split(".")[0] in refused.value.problems[0].why
+    assert refused.value.problems[0].fix == f"finetune evaluate {run.path}"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"steps": [1], "examples": {}}'])
+def test_a_ledger_that_is_none_is_told(run: Run, text: str) -> None:
+    run.ledger.write_text(text)
+    with pytest.raises(ArtifactError, match="the run's ledger is damaged"):
+        card_of(proven(run, "ledger", run.ledger), "adapter")
+
+
+@pytest.mark.parametrize(("part", "value"), [("data", None), ("data", {"rows": "many"}), ("serving", {"thinking": 1})])
+def test_a_head_of_a_manifest_of_another_kind_is_told(run: Run, part: str, value: Any) -> None:
+    told = manifest.read(run.manifest)
+    held = told.pop(part)
+    run.manifest.write_text(json.dumps(told if value is None else {**told, part: {**held, **value}}))
+    with pytest.raises(ArtifactError, match="the run's manifest is damaged"):
+        card_of(run, "adapter")
+
+
 def test_an_evaluation_of_no_stage_comes_on_no_card(run: Run) -> None:
     before = manifest.read(run.manifest)
     atomic.write_json(evaluated(run).manifest, before)

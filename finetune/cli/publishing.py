@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -82,7 +81,7 @@ def publish(
         if quiet:
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         quiet_libraries()
-        from finetune.publish import Asked, Wish, prepare, staging
+        from finetune.publish import Asked, Wish, lay_out, prepare, staging
         from finetune.publish import publish as publish_run
 
         kinds: Any = tuple(k for k, on in (("adapter", adapter), ("merged", merged), ("gguf", gguf)) if on)
@@ -93,7 +92,7 @@ def publish(
             with locked(opened), staging(opened) as place:
                 staged = prepare(opened, asked, place, bar.say)
                 if out:
-                    _write(staged, out)
+                    lay_out(staged, out)
             _list(staged, as_json, out)
             return
         entries = publish_run(opened, asked, bar.say)
@@ -111,20 +110,6 @@ def _gate(told: str | None) -> Gated | None:
     if told in (None, "auto", "manual"):
         return cast("Gated | None", told)
     raise RecipeError("a gate is auto or manual", where=f"--gated {told!a:.60}", fix="--gated manual")
-
-
-def _write(all_staged: list[Staged], out: Path) -> None:
-    """Lays the folders out for who brings them elsewhere.
-
-    Raises:
-        ArtifactError: there is something in the place.
-    """
-    from finetune.run import atomic
-
-    for staged in all_staged:
-        place = out / staged.artifact.repo.partition("/")[2]
-        with atomic.refusal_told(place, "--out ANOTHER"), atomic.full_disk_told(place, staged.num_bytes):
-            shutil.copytree(staged.folder, place)
 
 
 def _check_words(given: dict[str, str | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -27,9 +28,9 @@ from trial.made_run import made_run
 from typer.testing import CliRunner
 
 from finetune.cli.app import app
-from finetune.errors import ArtifactError, DataError, OutsideError, ProofFailed, RecipeError
+from finetune.errors import ArtifactError, DataError, DoesNotFit, OutsideError, ProofFailed, RecipeError
 from finetune.merge import merge
-from finetune.publish import Asked, Wish, prepare, publish, staging, uploading
+from finetune.publish import Asked, Wish, lay_out, prepare, publish, staging, uploading
 from finetune.publish.private import Privates, look
 from finetune.publish.rows import STRETCH, repeated
 from finetune.run import Entry, Run, atomic, manifest, open_run
@@ -740,6 +741,31 @@ def test_a_dry_run_lists_all_and_asks_nothing_and_the_command_publishes_it(run: 
         file.name: file.read_bytes() for file in (tmp_path / "laid" / "legal").iterdir()
     }
     assert json.loads(done.stdout) == publications(run)
+
+
+def test_folders_are_laid_out_whole_or_not_at_all(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, copytree, copied = tmp_path / "out" / "laid", shutil.copytree, []
+
+    def filling(source: Path, place: Path) -> None:
+        copytree(source, place)
+        copied.append(place)
+        if len(copied) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with staging(run) as place:
+        found = prepare(run, Asked("acme/legal"), place, silent)
+        monkeypatch.setattr(shutil, "copytree", filling)
+        with pytest.raises(DoesNotFit) as refused:
+            lay_out(found, out)
+        assert refused.value.problems[0].fix.endswith("then give the same command again")
+        assert list(out.iterdir()) == []
+        lay_out(found, out)
+        assert {each.name for each in out.iterdir()} == {"legal-lora", "legal", "legal-GGUF"}
+        shutil.rmtree(out / "legal")
+        with pytest.raises(ArtifactError, match="this cannot be written") as taken:
+            lay_out(found, out)
+    assert taken.value.problems[0].where == str(out / "legal-lora")
+    assert {each.name for each in out.iterdir()} == {"legal-lora", "legal-GGUF"}
 
 
 @pytest.mark.parametrize(

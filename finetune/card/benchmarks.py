@@ -43,7 +43,7 @@ def benchmark_results(facts: Facts, artifact: Artifact) -> dict[str, str]:
             task["harness"],
         ]
         name = re.sub(r"[^A-Za-z0-9._-]", "-", task["name"])
-        entries[numbered(f"{FOLDER}/{name}.yaml", set(entries))] = EvalResultEntry(
+        entries[numbered(f"{FOLDER}/{name}.yaml", entries)] = EvalResultEntry(
             dataset_id=hub["dataset"],
             task_id=hub["config"],
             value=round(score["value"], 6),

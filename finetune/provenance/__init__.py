@@ -6,9 +6,8 @@ from finetune.provenance.bom import bill_of_materials
 from finetune.provenance.chain import Link, links
 from finetune.provenance.compute import GRAMS_A_KWH, Compute, Energy, compute_of, energy_of, seconds_of
 from finetune.provenance.facts import Artifact, Facts, read_facts
-from finetune.provenance.measured import numbered
 from finetune.provenance.origins import Origin, OriginFile, Origins
-from finetune.provenance.public import UNTOLD_WISHES, public_recipe, without_paths
+from finetune.provenance.public import UNTOLD_WISHES, numbered, public_recipe, without_paths
 from finetune.provenance.repos import ENDINGS, repo_of
 from finetune.provenance.signing import SIGNATURE, check_signature, sign
 

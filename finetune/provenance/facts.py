@@ -19,7 +19,7 @@ from finetune.plan import Plan, read_plan
 from finetune.provenance.asked import Asked, read_asked
 from finetune.provenance.measured import public_evaluation
 from finetune.provenance.origins import Origin, Origins, read_origins
-from finetune.provenance.shapes import Evaluation, Head, Ledger, Part, damage
+from finetune.provenance.shapes import Evaluation, Ledger, Manifest, Part, damage
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Run, manifest, outputs, resume
 
@@ -113,7 +113,7 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
         raise ArtifactError(
             "this run is not finished", where=str(run.path), why="no training is proven", fix=resume(run.path)
         )
-    if why := damage(told, Head):
+    if why := damage(told, Manifest):
         fix = f"put {run.manifest.name} back from a copy"
         raise ArtifactError("the run's manifest is damaged", where=str(run.manifest), why=why, fix=fix)
     recipe, plan = load(run.recipe, overrides), read_plan(run.plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune.provenance.public import last_part, without_paths
+from finetune.provenance.public import last_part, numbered, without_paths
 
 COMMONEST = "the commonest answer"
 """What stands for a label that few rows share: it is the answer of somebody's row."""
@@ -30,14 +30,6 @@ def public_evaluation(evaluation: dict[str, Any], run: Path) -> dict[str, Any]:
     ]
     told: dict[str, Any] = without_paths(_renamed({**evaluation, "tasks": tasks, "notes": notes}, names), run.resolve())
     return told
-
-
-def numbered(name: str, taken: set[str]) -> str:
-    """Gives a name that is not taken: with a number before its ending, if it has to be."""
-    stem, dot, ending = name.rpartition(".")
-    stem, ending = (stem, dot + ending) if stem else (name, "")
-    others = (f"{stem}-{number}{ending}" for number in range(2, len(taken) + 3))
-    return next(each for each in (name, *others) if each not in taken)
 
 
 def _names(sides: dict[str, Any]) -> dict[str, str]:

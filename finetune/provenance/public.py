@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Collection
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -43,15 +44,24 @@ def public_recipe(run: Run, *untold: str) -> str:
 def without_paths(value: Any, run: Path) -> Any:
     """Shortens every path within a value: to what it is within the run, or to its last part."""
     if isinstance(value, dict):
-        return {
-            without_paths(key, run): each if key == "system" else without_paths(each, run)  # a prompt is no path
-            for key, each in value.items()
-        }
+        told: dict[Any, Any] = {}
+        for key, each in value.items():
+            name = numbered(without_paths(key, run), told)
+            told[name] = each if key == "system" else without_paths(each, run)  # a prompt is no path
+        return told
     if isinstance(value, list):
         return [without_paths(each, run) for each in value]
     if not isinstance(value, str):
         return value
     return PATH.sub(lambda found: last_part(found.group()), value.replace(f"{run}/", ""))
+
+
+def numbered(name: str, taken: Collection[str]) -> str:
+    """Gives a name that is not taken: with a number before its ending, if it has to be."""
+    stem, dot, ending = name.rpartition(".")
+    stem, ending = (stem, dot + ending) if stem else (name, "")
+    others = (f"{stem}-{number}{ending}" for number in range(2, len(taken) + 3))
+    return next(each for each in (name, *others) if each not in taken)
 
 
 def last_part(path: str) -> str:

@@ -156,13 +156,24 @@ class Contract(Part):
     recipe: str
 
 
-class Head(Part):
-    """Of manifest.json, what a card tells."""
+class Stage(Part):
+    """An entry."""
+
+    stage: str
+    outputs: dict[str, str]
+    versions: dict[str, str]
+    seconds: FiniteFloat
+    finished: str
+
+
+class Manifest(Part):
+    """manifest.json."""
 
     data: Counted
     serving: Serving
     contract: Contract
     notes: list[str]
+    stages: list[Stage]
 
 
 def damage(value: Any, shape: type[Part]) -> str:

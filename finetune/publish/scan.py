@@ -131,7 +131,12 @@ def _shows_examples(file: File, with_examples: bool) -> bool:
 
 
 def _without(run: Run, name: str) -> str:
-    """Gives the command that takes a file out of the run, or beside it the option that lets its rows be seen."""
+    """Gives the command that takes a file out of the run, or beside it the option that lets its rows be seen.
+
+    What is written for the repository holds a row only if the recipe's own words, or the evaluation's names, do.
+    """
+    if not (run.path / name).is_file() or name == "recipe.yaml":
+        return f"take the row out of the words of {run.recipe}, or out of the names of its tasks"
     moved = f"mv {shlex.quote(str(run.path / name))} {shlex.quote(f'{run.name}-{PurePosixPath(name).name}')}"
     return f"--with-examples   # its rows are seen then; or {moved}" if name in EXAMPLES else moved
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.card import benchmark_results, make_card
+from finetune.errors import ArtifactError
 from finetune.provenance import Facts, bill_of_materials, public_recipe, sign
 from finetune.publish.artifacts import Artifact
 from finetune.publish.public import manifest_of, told_to_others
@@ -124,15 +125,16 @@ def stage(
 
 def _texts(facts: Facts, artifact: Artifact, sources: dict[str, Path], forced: str) -> dict[str, str]:
     """Writes what is told of the run, as others may read it: name in the repository -> text."""
-    run, made_of = facts.run, artifact.chain[0] if artifact.kind == "gguf" and artifact.chain else None
+    run, evaluated = facts.run, facts.run.named(facts.run.evaluation)
+    made_of = artifact.chain[0] if artifact.kind == "gguf" and artifact.chain else None
     return {
-        **{name: _as_json(told_to_others(run, sources[name])) for name in sources if name in JSON_BESIDE},
-        **({run.named(run.evaluation): _as_json(facts.evaluation)} if facts.evaluation else {}),
+        **{name: _as_json(name, told_to_others(run, sources[name])) for name in sources if name in JSON_BESIDE},
+        **({evaluated: _as_json(evaluated, facts.evaluation)} if facts.evaluation else {}),
         **({CONFIG: _config(artifact)} if CONFIG in artifact.files and artifact.chain else {}),
-        "manifest.json": _as_json(manifest_of(run, facts.told, forced)),
+        "manifest.json": _as_json("manifest.json", manifest_of(run, facts.told, forced)),
         "recipe.yaml": public_recipe(run),
         "README.md": make_card(facts, artifact.kind, artifact.repo, made_of),
-        "bom.json": _as_json(bill_of_materials(facts, artifact.kind, artifact.repo)),
+        "bom.json": _as_json("bom.json", bill_of_materials(facts, artifact.kind, artifact.repo)),
         **benchmark_results(facts, artifact.kind),
     }
 
@@ -159,8 +161,20 @@ def _config(artifact: Artifact) -> str:
     return json.dumps(told | {"base_model_name_or_path": artifact.chain[0]}, indent=2, sort_keys=True) + "\n"
 
 
-def _as_json(told: Any) -> str:
-    return json.dumps(told, indent=2, allow_nan=False) + "\n"
+def _as_json(name: str, told: Any) -> str:
+    """Writes JSON that every reader accepts.
+
+    Raises:
+        ArtifactError: there is a figure in it that is none.
+    """
+    try:
+        return json.dumps(told, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        why, fix = (
+            "it holds NaN or infinity, which no reader of JSON knows",
+            "make it again by the command of its stage",
+        )
+        raise ArtifactError("a file of the run is damaged", where=name, why=why, fix=fix) from error
 
 
 def git_sha1(path: Path) -> str:

@@ -533,7 +533,10 @@ def test_a_ledger_that_is_none_is_told(run: Run, text: str) -> None:
         card_of(proven(run, "ledger", run.ledger), "adapter")
 
 
-@pytest.mark.parametrize(("part", "value"), [("data", None), ("data", {"rows": "many"}), ("serving", {"thinking": 1})])
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("data", None), ("data", {"rows": "many"}), ("serving", {"thinking": 1}), ("contract", {"recipe": 1})],
+)
 def test_a_head_of_a_manifest_of_another_kind_is_told(run: Run, part: str, value: Any) -> None:
     told = manifest.read(run.manifest)
     held = told.pop(part)

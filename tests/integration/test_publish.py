@@ -158,6 +158,21 @@ def test_what_is_told_of_the_run_names_no_folder_of_this_machine(run: Run) -> No
         assert "train: train.jsonl" in files["recipe.yaml"].decode()
 
 
+def test_two_paths_of_one_name_stay_two_things(run: Run) -> None:
+    made = {"/data/one/x.gguf": "a" * 64, "/data/two/x.gguf": "b" * 64}
+    manifest.add(run.manifest, Entry("export", {}, made, [], {}, 0.0, manifest.now()))
+    told = json.loads(staged(run, "adapter")["adapter"]["manifest.json"])
+    assert told["stages"][-1]["outputs"] == {"x.gguf": "a" * 64, "x-2.gguf": "b" * 64}
+
+
+def test_a_figure_that_is_none_is_told(run: Run) -> None:
+    evaluated(run)
+    run.manifest.write_text(run.manifest.read_text().replace('"claims": []', '"claims": [], "took": NaN', 1))
+    with pytest.raises(ArtifactError, match="a file of the run is damaged") as refused:
+        staged(run, "adapter")
+    assert refused.value.problems[0].where == "manifest.json"
+
+
 def test_publishing_again_sends_nothing_and_adds_no_entry(run: Run, hub: Hub) -> None:
     first = sent(run, hub)
     hub.asked.clear()

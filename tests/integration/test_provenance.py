@@ -203,6 +203,18 @@ def _damage(folder: Path) -> None:
     (folder / "model.sig").write_text("{}")
 
 
+def _write(told: str) -> Any:
+    return lambda folder: (folder / "model.sig").write_text(told)
+
+
+def _added(name: str) -> Any:
+    def harm(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("")
+
+    return harm
+
+
 def _forge(folder: Path) -> None:
     """Exchanges what was signed, the signature kept."""
     import base64
@@ -213,7 +225,25 @@ def _forge(folder: Path) -> None:
     (folder / "model.sig").write_text(json.dumps(told))
 
 
-@pytest.mark.parametrize("harm", [_flip, _add, _lose, _rename, _damage, _forge])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _flip,
+        _add,
+        _lose,
+        _rename,
+        _damage,
+        _forge,
+        *map(
+            _write,
+            ("", "[]", "[" * 99_999, '{"dsseEnvelope": 5}', '{"dsseEnvelope": null, "verificationMaterial": null}'),
+        ),
+        *map(
+            _added,
+            (".gitignore", ".git/a.py", ".github/a.py", ".gitattributes/a.py", ".cache/a.py", "b/.gitattributes"),
+        ),
+    ],
+)
 def test_a_signed_folder_that_was_changed_is_caught(signed: Path, harm: Any) -> None:
     key = signed.parent / "key.pub"
     (before,) = check_signature(signed, key)
@@ -232,8 +262,40 @@ def test_another_key_is_told_from_the_one_that_signed(signed: Path) -> None:
         sign(signed, signed.parent / "key.pub")
 
 
-def test_what_a_download_leaves_beside_the_files_is_not_signed(signed: Path) -> None:
+def test_what_a_clone_and_a_download_keep_is_not_signed_and_told_so(signed: Path) -> None:
+    key = signed.parent / "key.pub"
     (signed / ".cache" / "huggingface").mkdir(parents=True)
     (signed / ".cache" / "huggingface" / "model.metadata").write_text("")
+    subprocess.run(["git", "init", "-q", str(signed)], check=True)
+    (signed / ".gitattributes").write_text("")
+    held, left_out = check_signature(signed, key)
+    assert (held["holds"], held["measured"]) == (True, 2)
+    assert left_out["measured"] == ".cache/huggingface, .gitattributes, .git"
+    (signed / ".git" / "HEAD").unlink()
+    (told,) = check_signature(signed, key)
+    assert not told["holds"]
+    assert ".git/config" in str(told["measured"])
+
+
+def test_files_of_such_names_that_were_there_are_signed_with_the_others(signed: Path) -> None:
+    for name in (".gitignore", ".github/a.py", ".git/a.py"):
+        _added(name)(signed)
+    sign(signed, signed.parent / "key.pem")
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (True, 5)
+    (signed / ".github" / "a.py").write_text("changed")
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (False, ".github/a.py is not what was signed")
+
+
+def test_what_a_signature_of_another_tool_passes_over_is_found(signed: Path) -> None:
+    from model_signing import hashing, signing
+
+    what = hashing.Config().set_ignored_paths(paths=["model.sig"])
+    signer = signing.Config().set_hashing_config(what).use_elliptic_key_signer(private_key=signed.parent / "key.pem")
+    signer.sign(signed, signed / "model.sig")
     (told,) = check_signature(signed, signed.parent / "key.pub")
     assert (told["holds"], told["measured"]) == (True, 2)
+    _added(".github/a.py")(signed)
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (False, ".github/a.py was added, where the signature looks at nothing")

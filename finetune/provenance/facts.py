@@ -6,6 +6,7 @@ Nothing here is typed by hand but the recipe's own words, and no path of this ma
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,10 +134,14 @@ def _read(file: Path, what: str, parts: Mapping[str, type]) -> dict[str, Any] | 
     """
     if not file.is_file():
         return None
-    told = read_json(file, f"the run's {what}")
+    run = file.parent if file.parent.name != "eval" else file.parent.parent
+    fix = f"finetune {'evaluate' if what == 'evaluation' else what} {shlex.quote(str(run))}   # makes it again"
+    try:
+        told = read_json(file, f"the run's {what}")
+    except ArtifactError as error:  # which looks for it where a base came from
+        problem = error.problems[0]
+        raise ArtifactError(problem.what, where=problem.where, why=problem.why, fix=fix) from None
     if wrong := [key for key, kind in parts.items() if not isinstance(told.get(key), kind)]:
-        run = file.parent if file.parent.name != "eval" else file.parent.parent
-        fix = f"finetune {'evaluate' if what == 'evaluation' else what} {run}   # makes it again"
         raise ArtifactError(f"the run's {what} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
     return told
 

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 from trial.made_run import made_run
 
 from finetune.data import Counts
-from finetune.errors import RecipeError
+from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import (
     Compute,
     Facts,
@@ -83,6 +83,21 @@ def test_a_link_that_is_lost_is_named(facts: Facts) -> None:
         "merge took the adapter that training made",
         "export took the weights that merging made",
     ]
+
+
+@pytest.mark.parametrize(("name", "verb"), [("eval/evaluation.json", "evaluate"), ("ledger.json", "ledger")])
+@pytest.mark.parametrize("raw", ["{", "[]", "{}", "[" * 99_999])
+def test_what_is_damaged_in_a_run_is_made_again_by_its_verb(run: Run, name: str, verb: str, raw: str) -> None:
+    file = run.path / name
+    before = file.read_bytes() if file.is_file() else None
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(raw)
+    try:
+        with pytest.raises(ArtifactError) as told:
+            read_facts(run)
+    finally:
+        file.write_bytes(before) if before is not None else file.unlink()
+    assert told.value.problems[0].fix == f"finetune {verb} {run.path}   # makes it again"
 
 
 def test_compute_is_six_operations_a_weight_and_token(facts: Facts, run: Run) -> None:

@@ -151,8 +151,9 @@ def _compare(folder: Path, signature: Path, key: Path) -> None:
     except (ValueError, OSError, InvalidSignature) as error:
         raise ArtifactError("the signature does not hold", where=str(signature), why=_short(error)) from error
     looked_at = [file for file in _files(folder) if _within(file, folder, (SIGNATURE, *left_out)) is None]
-    if added := [file.relative_to(folder).as_posix() for file in looked_at if _within(file, folder, passed_over)]:
-        why = f"{', '.join(added)[:200]} was added, where the signature looks at nothing"
+    if added := [file for file in looked_at if _within(file, folder, passed_over) is not None]:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in added)
+        why = f"{names[:200]} was added, where the signature looks at nothing"
         raise ArtifactError("the signature does not hold", where=str(signature), why=why)
 
 

@@ -138,7 +138,11 @@ def _read(run: Run, told: dict[str, Any], file: Path, stage: str, parts: Mapping
     if not file.is_file():
         return None
     name, fix = run.named(file), outputs.command(stage, run)
-    value = read_json(file, f"the run's {file.stem}")
+    try:
+        value = read_json(file, f"the run's {file.stem}")
+    except ArtifactError as error:  # which looks for it where a base came from
+        problem = error.problems[0]
+        raise ArtifactError(problem.what, where=problem.where, why=problem.why, fix=fix) from None
     if wrong := [key for key, kind in parts.items() if not isinstance(value.get(key), kind)]:
         raise ArtifactError(f"the run's {file.stem} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
     digest, _ = outputs.made_by(told).get(name, ("", ""))

@@ -10,7 +10,7 @@ import yaml
 
 from finetune.card.results import shown_hash
 from finetune.card.text import code, fenced, figure, plain, table
-from finetune.provenance import GRAMS_A_KWH, Compute, Energy, Facts, Origin, seconds_of
+from finetune.provenance import GRAMS_A_KWH, Asked, Compute, Energy, Facts, Origin, seconds_of
 
 LONGEST_LIST = 40
 """Files that are listed of a source."""
@@ -24,7 +24,7 @@ def data(facts: Facts) -> str:
         f"{counts['learnt_tokens']:,} are learnt; {counts['held_out_rows']:,} rows were held out and only scored."
     ]
     lines += [f"- {plain(note)}" for note in facts.told["notes"]]
-    rows = [row for source in facts.data.sources for row in _rows(source)]
+    rows = [row for source in facts.data.sources for row in _rows(source)] + [_asked(each) for each in facts.asked]
     lines += ["", table(["source", "file", "rows", "licence", "sha256"], rows)]
     if facts.data.missing:
         lines += ["", f"The files are not listed: {plain(facts.data.missing)}."]
@@ -33,9 +33,7 @@ def data(facts: Facts) -> str:
 
 
 def _rows(source: Origin) -> Iterator[list[str]]:
-    name = (
-        f"[{plain(source.name)}](https://huggingface.co/datasets/{source.name})" if source.hub else plain(source.name)
-    )
+    name = _named(source.name, source.hub)
     name += f" at {code(source.revision[:12])}" if source.revision else ""
     name += ", held out" if source.held_out else ""
     licence = plain(source.license or ("" if source.held_out else "not stated"))
@@ -44,6 +42,18 @@ def _rows(source: Origin) -> Iterator[list[str]]:
     if (more := source.files[LONGEST_LIST:]) or not source.files:
         left = f"{len(more)} more files" if more else ""
         yield [name, left, f"{sum(file.rows for file in more):,}" if more else "", licence, ""]
+
+
+def _asked(asked: Asked) -> list[str]:
+    """Tells of a set that was only asked."""
+    by = f" through {asked.harness}" if asked.harness else ""
+    name = f"{_named(asked.name, asked.hub)}, evaluation data: asked by {plain(', '.join(asked.tasks) + by)}"
+    digest = shown_hash(asked.sha256) if asked.sha256 else ""
+    return [name, code(asked.name) if digest else "", f"{asked.items:,}", "", digest]
+
+
+def _named(name: str, hub: bool) -> str:
+    return f"[{plain(name)}](https://huggingface.co/datasets/{name})" if hub else plain(name)
 
 
 def recipe(facts: Facts) -> str:

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from finetune.card import making, results
 from finetune.card.front import front_matter
+from finetune.card.headline import headline, unmeasured, worse
 from finetune.card.running import how_to_run
 from finetune.card.text import code, plain, quoted, table
 from finetune.errors import ProofFailed
@@ -77,9 +78,9 @@ def _opening(facts: Facts, artifact: Artifact, made_of: str | None) -> str:
     at = at or (" (its commit was not recorded)" if facts.base_id else "")
     counts = facts.told["data"]
     made = f"{base}{at}, tuned by {facts.recipe.method} on {counts['examples']:,} examples."
-    lines = [f"{made} {FORMS[artifact]}", "", f"**{results.headline(facts)}.**"]
-    if worse := results.worse(facts):
-        lines += ["", f"**Worse than its base on: {', '.join(worse)}.**"]
+    lines = [f"{made} {FORMS[artifact]}", "", f"**{headline(facts, artifact)}.**"]
+    if lost := worse(facts, artifact):
+        lines += ["", f"**{lost}**"]
     if facts.base_id is None and not made_of:
         lines += ["", "The base is a folder without an id on the Hub, so no `base_model` is named."]
     return "\n".join(lines)
@@ -91,17 +92,28 @@ def _wished(text: str | None, without: str) -> str:
 
 def _limits(facts: Facts) -> str:
     told = [quoted(facts.recipe.card.limits), ""] if facts.recipe.card.limits else []
-    return "\n".join([*told, *(f"- {each}" for each in results.unmeasured(facts))])
+    return "\n".join([*told, *(f"- {each}" for each in unmeasured(facts))])
 
 
 def _licence(facts: Facts, verdict: Verdict) -> str:
-    name = verdict.license_name or verdict.license
-    lines = [f"**{plain(name)}**, the strictest of what base and data ask for. This is no legal advice."]
+    lines = [f"{_whose(facts, verdict)} This is no legal advice."]
     if verdict.why:
         lines += ["", "What stands against publishing it:", "", *(f"- {plain(each)}" for each in verdict.why)]
     if verdict.notices:
         lines += ["", "What goes along with the model:", "", *(f"- {plain(each)}" for each in verdict.notices)]
     return "\n".join(lines)
+
+
+def _whose(facts: Facts, verdict: Verdict) -> str:
+    """Names the licence, and says whether base and data ask for it or somebody wishes it."""
+    name = f"**{plain(verdict.license_name or verdict.license)}**"
+    untold = verdict.left == "unknown"
+    if facts.recipe.card.license is None:
+        return (
+            f"{name}: base and data do not say." if untold else f"{name}, the strictest of what base and data ask for."
+        )
+    wish = f"{name}, which is the wish of whoever made this model (`card.license`)"
+    return f"{wish}; base and data leave {'it open' if untold else plain(verdict.left)}."
 
 
 def _provenance(facts: Facts, artifact: Artifact) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune.card.text import code, figure, plain, table
-from finetune.provenance import Artifact, Facts
+from finetune.card.text import code, figure, plain, shares, table
+from finetune.provenance import HELD_OUT, Artifact, Facts
 
 BASE_LOSS = "held-out loss of the base, nats a token"
 TUNED_LOSS = "held-out loss after training, nats a token"
 """How training names its two figures. Source: finetune/train/proof.py."""
 
-HELD_OUT = "held-out rows"
+HELD_OUT_ROWS = "held-out rows"
 
 LEAST_ROWS = 5
 """Of which the ledger's figures are taken for a measurement."""
@@ -41,29 +41,34 @@ def own_results(facts: Facts, artifact: Artifact) -> list[Measured]:
     found = list(_of_evaluation(facts, artifact))
     if not any(each.kind == "loss" for each in found):
         found += _of_ledger(facts, artifact)
-    if not found and artifact == "adapter" and (losses := _training_losses(facts)):
-        found = [Measured(HELD_OUT, "loss", losses[1], None, None, facts.told["data"]["held_out_examples"])]
+    if not found and artifact == "adapter" and (losses := training_losses(facts)):
+        found = [Measured(HELD_OUT_ROWS, "loss", losses[1], None, None, facts.told["data"]["held_out_examples"])]
     return found
 
 
 def _of_evaluation(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
     side = side_of(facts, artifact)
-    for task in _tasks(facts) if side else []:
+    for task in tasks(facts) if side else []:
         if score := task["scores"].get(side):
             harness = task.get("harness", "")
             metric = task["unit"].partition(",")[0] if harness else task["kind"]
             measured = Measured(task["name"], metric, score["value"], score["low"], score["high"], task["items"])
             dataset = (task.get("hub") or {"dataset": "lm-evaluation-harness"})["dataset"]
-            yield replace(measured, dataset=dataset, rows=f"of {harness}") if harness else measured
+            file = task.get("file", HELD_OUT)
+            if harness:
+                yield replace(measured, dataset=dataset, rows=f"of {harness}")
+            else:
+                yield measured if file == HELD_OUT else replace(measured, dataset=file, rows=f"of the file {file}")
 
 
 def side_of(facts: Facts, artifact: Artifact) -> str | None:
     """Names the side of the evaluation that is an artifact; None if there is none, or several files of it."""
-    sides = [side for side in facts.evaluation["sides"] if _is_of(side, artifact)] if facts.evaluation else []
+    sides = [side for side in facts.evaluation["sides"] if is_of(side, artifact)] if facts.evaluation else []
     return sides[0] if len(sides) == 1 else None
 
 
-def _is_of(side: str, artifact: Artifact) -> bool:
+def is_of(side: str, artifact: Artifact) -> bool:
+    """Tells whether a side of an evaluation is a form of the model, or one of its files."""
     return side == {"adapter": "tuned", "merged": "merged"}.get(artifact) or side.startswith(f"{artifact}/")
 
 
@@ -74,7 +79,7 @@ def _of_ledger(facts: Facts, artifact: Artifact) -> Iterator[Measured]:
     own = [step for step in facts.ledger["steps"] if step["name"] == artifact and "loss" in step]
     if len(own) == 1:
         loss = own[0]["loss"]
-        yield Measured(HELD_OUT, "loss", loss["value"], loss["low"], loss["high"], items)
+        yield Measured(HELD_OUT_ROWS, "loss", loss["value"], loss["low"], loss["high"], items)
 
 
 def results(facts: Facts) -> str:
@@ -83,7 +88,7 @@ def results(facts: Facts) -> str:
         return _evaluated(facts.evaluation)
     if facts.ledger:
         return "No evaluation was run; the losses of the next section have intervals."
-    losses = _training_losses(facts)
+    losses = training_losses(facts)
     if losses is None:
         return "**Nothing was held out, so nothing is known of what the tuning did.**"
     counts = facts.told["data"]
@@ -98,17 +103,38 @@ def _evaluated(evaluation: dict[str, Any]) -> str:
     for task in evaluation["tasks"]:
         scores = [_score(task["scores"].get(side)) for side in sides]
         rows.append([_task(task), f"{task['items']:,}", *scores, "<br>".join(map(_pair, task["pairs"]))])
+    corrected = any("p_holm" in pair for task in evaluation["tasks"] for pair in task["pairs"])
     lines = [
-        "Every side was asked the same rows in the same way. Intervals are 95 %; differences are paired, row by row.",
+        "Every side was asked the same rows in the same way. Intervals are 95 %; differences are paired, row by row."
+        + (" p is Holm's: corrected for how many tasks compare the same two." if corrected else ""),
         "",
         table(["task", "rows", *map(plain, sides), "difference"], rows),
+        *(["", f"Measured on: {weights}."] if (weights := _weights(evaluation)) else []),
+        *_gate(evaluation["gate"]),
     ]
-    if gate := evaluation["gate"]["rules"]:
-        failed = evaluation["gate"]["failed"]
-        held = f"{len(gate) - len(failed)} of {len(gate)} rules of the run's gate hold"
-        lines += ["", held + (f". **Failed:** {'; '.join(map(plain, failed))}" if failed else ".")]
     lines += ["", *(f"- {plain(note)}" for note in evaluation["notes"])] if evaluation["notes"] else []
     return "\n".join(lines)
+
+
+def _weights(evaluation: dict[str, Any]) -> str:
+    """Says on which weights each side was measured, sides of the same together."""
+    sides: dict[str, list[str]] = {}
+    for name, side in evaluation["sides"].items():
+        if engine := side.get("engine"):
+            sides.setdefault(engine, []).append(name)
+    return "; ".join(f"{plain(' and '.join(names))} by {plain(engine)}" for engine, names in sides.items())
+
+
+def _gate(gate: dict[str, Any]) -> list[str]:
+    """Counts the rules of the run's gate that hold, and names those that failed and those that nobody asked."""
+    rules, failed, not_asked = gate["rules"], gate["failed"], gate.get("not_asked", [])
+    told = []
+    if rules:
+        broken = sum(any(f"{each}: ".startswith(f"{rule}: ") for each in failed) for rule in rules)
+        told.append(f"{len(rules) - broken} of {len(rules)} rules of the run's gate hold.")
+    told += [f"**Failed:** {'; '.join(map(plain, failed))}."] if failed else []
+    told += [f"**Not asked by this evaluation:** {'; '.join(map(plain, not_asked))}."] if not_asked else []
+    return ["", " ".join(told)] if told else []
 
 
 def _task(task: dict[str, Any]) -> str:
@@ -133,9 +159,10 @@ def _within(score: dict[str, Any]) -> tuple[float, float] | None:
 def _pair(pair: dict[str, Any]) -> str:
     away, within = pair["difference"], _within(pair["difference"])
     figures = f"{float(away['value']):+.4f}" + (f" [{within[0]:+.4f}, {within[1]:+.4f}]" if within else "")
-    p = "" if pair["p"] is None else f", p {pair['p']:.2g}"
+    p = pair.get("p_holm", pair["p"])
+    tested = "" if p is None else f", p {p:.2g}"
     sees = "" if pair["sees"] is None else f"; sees changes over {figure(float(pair['sees']))}"
-    return f"{plain(pair['other'])}: {figures}{p}, **{plain(pair['verdict'])}**{sees}"
+    return f"{plain(pair['other'])} against {plain(pair['one'])}: {figures}{tested}, **{plain(pair['verdict'])}**{sees}"
 
 
 def kept(facts: Facts) -> str:
@@ -149,7 +176,7 @@ def kept(facts: Facts) -> str:
             rows += [line] if line not in rows else []
             continue
         share = step["kept"]
-        told = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]" if share else "not told"
+        told = shares(share["value"], share["low"], share["high"]) if share else "not told"
         told = "" if step["name"] in ("base", "adapter") else told
         rows.append([plain(step["name"]), plain(step["weights"]), _score(step["loss"]), told])
     of = f"{ledger['examples']['scored']} held-out examples, {ledger['examples']['learnt']:,} learnt tokens"
@@ -158,56 +185,29 @@ def kept(facts: Facts) -> str:
         "",
         table(["form", "weights", "loss", "keeps of the tuning"], rows),
     ]
+    if weights := _weights(facts.evaluation) if facts.evaluation else "":
+        told = "Each was measured on the weights that its line names, so the base's loss may differ from that of the"
+        lines += ["", f"{told} results, which was measured on: {weights}."]
     if advice := ledger["advice"]:
         lines += ["", *(f"- {plain(each)}" for each in advice)]
     return "\n".join(lines)
 
 
-def _tasks(facts: Facts) -> list[dict[str, Any]]:
+def tasks(facts: Facts) -> list[dict[str, Any]]:
+    """Lists what was asked, as it stands in the evaluation; nothing if there was none."""
     return facts.evaluation["tasks"] if facts.evaluation else []
 
 
-def headline(facts: Facts) -> str:
-    """Says in one sentence what the tuning did, by the first task that compares it with the base."""
-    for task, pair in _with_base(facts):
-        one, other = (figure(float(task["scores"][side]["value"])) for side in ("base", "tuned"))
-        verdict = "no evidence of a difference"
-        if pair["verdict"] != "no evidence":
-            verdict = f"{plain(pair['verdict'])} than before"
-        name = plain(task["name"])
-        return f"{name[:1].upper()}{name[1:]}: {one} before, {other} after, on {task['items']:,} rows: {verdict}"
-    losses = _training_losses(facts)
-    if losses is None:
-        return "What the tuning did was not measured"
-    return f"Held-out loss: {figure(losses[0])} nats a token before, {figure(losses[1])} after"
+def compared_with_base(facts: Facts, side: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields each task with its pair of the base and this side."""
+    for task in tasks(facts):
+        yield from ((task, pair) for pair in task["pairs"] if (pair["one"], pair["other"]) == ("base", side))
 
 
-def worse(facts: Facts) -> list[str]:
-    """Lists the tasks on which the tuned model is worse than its base."""
-    return [plain(task["name"]) for task, pair in _with_base(facts) if pair["verdict"] == "worse"]
-
-
-def _with_base(facts: Facts) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yields each task with the pair of base and tuned."""
-    for task in _tasks(facts):
-        yield from ((task, pair) for pair in task["pairs"] if (pair["one"], pair["other"]) == ("base", "tuned"))
-
-
-def _training_losses(facts: Facts) -> tuple[float, float] | None:
+def training_losses(facts: Facts) -> tuple[float, float] | None:
+    """Gives the held-out loss that training measured before and after, if something was held out."""
     found = {each["claim"]: each["measured"] for each in facts.trained["claims"]}
     return (found[BASE_LOSS], found[TUNED_LOSS]) if {BASE_LOSS, TUNED_LOSS} <= found.keys() else None
-
-
-def unmeasured(facts: Facts) -> list[str]:
-    """Lists what a reader might take for measured and was not."""
-    found = []
-    tasks = _tasks(facts)
-    if not any(task["set"] == "regression" for task in tasks):
-        found.append("Whether it forgot what the base could do was not measured.")
-    if not any(task["kind"] != "loss" for task in tasks):
-        found.append("No answer was scored: a loss says how likely the right words are, not whether they are given.")
-    found.append("Safety, bias and behaviour outside of the data above were not tested.")
-    return found
 
 
 def shown_hash(digest: str) -> str:

@@ -1,4 +1,4 @@
-"""How to run a model as it was trained: with its template, its thinking mode, its system prompt and its sampling."""
+"""How to run a model as it was trained, with its template, thinking mode and system prompt; and how it was measured."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from finetune.card.results import tasks
 from finetune.card.text import fenced, one_line
 from finetune.provenance import Artifact, Facts
 from finetune.shards import read_json
@@ -31,9 +32,9 @@ def how_to_run(facts: Facts, artifact: Artifact, repo: str | None) -> str:
     else:
         parts += ["### transformers" + (" and PEFT" if artifact == "adapter" else ""), _python(facts, artifact, place)]
         parts += ["### vLLM", _vllm(facts, artifact, place)]
-        parts.append(
-            "For llama.cpp, LM Studio and Ollama there are GGUF files of the merged model, made by `finetune export`."
-        )
+        if any(file.endswith(".gguf") for file in facts.files("gguf")):
+            parts.append("For llama.cpp, LM Studio and Ollama, `finetune export` made GGUF files of the merged model.")
+    parts += _as_measured(facts, artifact)
     return "\n\n".join(parts)
 
 
@@ -42,12 +43,32 @@ def _asked(facts: Facts) -> str:
     thinking = "**with** thinking" if serving["thinking"] else "**without** thinking (`enable_thinking=False`)"
     told = f"It was trained with the base's own chat template, to be asked {thinking}"
     told += ", the reasoning of earlier turns kept in the prompt" if serving["preserve_thinking"] else ""
-    if not serving["system"]:
-        return (
-            told + ", and without a system prompt. Asked otherwise it is another model than the one that was measured."
-        )
-    told += ", and with this system prompt. Asked otherwise it is another model than the one that was measured."
-    return f"{told}\n\n{fenced(serving['system'], 'text')}"
+    told += ", and with this system prompt." if serving["system"] else ", and without a system prompt."
+    told += " Of how it answers when it is asked in another way, no figure of this page speaks."
+    return f"{told}\n\n{fenced(serving['system'], 'text')}" if serving["system"] else told
+
+
+def _as_measured(facts: Facts, artifact: Artifact) -> list[str]:
+    """Tells how the answers that were scored were drawn, which is not how the commands draw them."""
+    answered = [task for task in tasks(facts) if task["kind"] != "loss"]
+    samplings = [side["sampling"] for side in facts.evaluation["sides"].values()] if facts.evaluation else []
+    if not answered or not samplings:
+        return []
+    most = samplings[0]["max_new_tokens"]
+    longer = "; tasks of lm-evaluation-harness may have allowed more" if any("harness" in t for t in answered) else ""
+    drawn = ", ".join(f"{key} {value}" for key, value in _sampling(facts).items())
+    base = f"The base's own sampling is {drawn}: " if drawn else "What a runtime does by default may be otherwise: "
+    how = {
+        "adapter": f"transformers `do_sample=False, max_new_tokens={most}` in `generate`, "
+        f'vLLM `"temperature": 0, "max_tokens": {most}` in the request',
+        "gguf": f"llama.cpp `--temp 0 -n {most}`, "
+        f"Ollama `/set parameter temperature 0` and `/set parameter num_predict {most}`",
+    }
+    return [
+        "### As it was measured",
+        f"Answers were measured greedily, at most {most} tokens each{longer}. {base}the results are not about answers "
+        f"that are drawn so. To ask it as it was measured: {how['gguf' if artifact == 'gguf' else 'adapter']}.",
+    ]
 
 
 def _messages(facts: Facts) -> list[dict[str, str]]:

@@ -59,3 +59,11 @@ def figure(value: float) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.2e}"
+
+
+def shares(*values: float) -> str:
+    """Writes a share and its interval in percent, with as many digits as tell what is nearly all from all."""
+    away = [abs(1 - value) for value in values if value != 1]
+    places = next((each for each in range(1, 5) if all(round(gap * 100, each) >= 10**-each for gap in away)), 5)
+    value, low, high = (f"{each:.{places}%}" for each in values)
+    return f"{value} [{low}, {high}]"

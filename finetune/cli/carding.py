@@ -28,7 +28,9 @@ REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 def card(
     run: Path = typer.Argument(help="The run folder."),
     artifact: str = typer.Option("adapter", "--artifact", metavar="|".join(ARTIFACTS), help="Whose card it is."),
-    repo: str | None = typer.Option(None, "--repo", metavar="OWNER/NAME", help="Where it will go."),
+    repo: str | None = typer.Option(
+        None, "--repo", metavar="OWNER/NAME", help="The merged model's repository, as for publish."
+    ),
     made_of: str | None = typer.Option(
         None, "--made-of", metavar="OWNER/NAME", help="Of GGUF files: where the merged model is."
     ),
@@ -47,13 +49,14 @@ def card(
     for option, name in (("--repo", repo), ("--made-of", made_of)):
         _check_repo(option, name)
     from finetune.card import make_card
-    from finetune.provenance import bill_of_materials, read_facts, training_summary
+    from finetune.provenance import bill_of_materials, read_facts, repo_of, training_summary
     from finetune.run import open_run
 
     facts = read_facts(open_run(run), overrides)
     for option, file, mark in (("--out", out, CARD), ("--bom", bom, BILL), ("--summary", summary, SUMMARY)):
         if file is not None and str(file) not in STDOUT:
             check_made(option, file, facts.run, mark)
+    repo = repo_of(repo, chosen) if repo else None
     text = make_card(facts, chosen, repo, made_of)
     if bom is not None:
         _write(bom, json.dumps(bill_of_materials(facts, chosen, repo), indent=2, ensure_ascii=False) + "\n")

@@ -64,6 +64,23 @@ def evaluate(
     _print(told, opened.evaluation, as_json)
 
 
+def compare(
+    one: Path = typer.Argument(help="An evaluated run."),
+    other: Path = typer.Argument(help="Another, evaluated on the same rows."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Compare what two runs have tuned, item by item, by what `finetune evaluate` left in them."""
+    from finetune.evaluate.between import compare as compare_runs
+    from finetune.run import open_run
+
+    told = compare_runs(open_run(one), open_run(other))
+    if as_json:
+        print(json.dumps(told, indent=2))
+        return
+    lines = [" -> ".join(told["runs"]), *_tasks(told)]
+    print("\n".join([*lines, *(["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else [])]))
+
+
 def _judge(url: str | None, model: str, key_env: str) -> Endpoint | None:
     """Finds the judge.
 
@@ -102,7 +119,15 @@ def _print(told: dict[str, Any], file: Path, as_json: bool) -> None:
 
 def table(told: dict[str, Any]) -> list[str]:
     """Lays an evaluation out for a terminal."""
-    lines = [told["run"]]
+    lines = [told["run"], *_tasks(told)]
+    lines += ["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else []
+    gate = told["gate"]
+    lines += [f"the gate holds: it fails if {rule}" for rule in gate["rules"] if not gate["failed"]]
+    return [*lines, *(f"not asked of the recipe's gate: {rule}" for rule in gate["not_asked"])]
+
+
+def _tasks(told: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
     for task in told["tasks"]:
         lines += ["", f"{task['name']}: {task['unit']}, {task['better']} is better, {task['items']} items"]
         for side, score in task["scores"].items():
@@ -110,12 +135,9 @@ def table(told: dict[str, Any]) -> list[str]:
         for pair in task["pairs"]:
             lines.append(f"  {pair['one'] + ' -> ' + pair['other']:<36}{_interval(pair['difference'], task, '+')}"
                          f"  {pair['verdict']}{_chance(pair)}{_blind(pair, task)}")  # fmt: skip
-            if task["flips"] and (pair["one"], pair["other"]) == ("base", "tuned"):
+            if task["flips"] and pair is task["pairs"][0]:
                 lines.append(f"  {'':<36}gained {task['flips']['gained']}, lost {task['flips']['lost']}")
-    lines += ["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else []
-    gate = told["gate"]
-    lines += [f"the gate holds: it fails if {rule}" for rule in gate["rules"] if not gate["failed"]]
-    return [*lines, *(f"not asked of the recipe's gate: {rule}" for rule in gate["not_asked"])]
+    return lines
 
 
 def _chance(pair: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ BASE = typer.Option(
 )
 EXAMPLES = typer.Option(False, "--with-examples", help="Files that show rows and answers go up too.")
 FORCE = typer.Option(
-    "", "--force", metavar="REASON", help="Although a licence, or rows that are gone, speak against it."
+    "", "--force", metavar="REASON", help="Although a licence, a failed gate, or rows that are gone, speak against it."
 )
 SIGN = typer.Option(None, "--sign", metavar="KEY.PEM", help="Sign each repository with this private key (OpenSSF).")
 OUT = typer.Option(None, "--out", metavar="FOLDER", help="Lay the repositories' folders out there; send nothing.")
@@ -94,7 +94,7 @@ def publish(
                 staged = prepare(opened, asked, place, bar.say)
                 if out:
                     _write(staged, out)
-            _list(staged, as_json)
+            _list(staged, as_json, out)
             return
         entries = publish_run(opened, asked, bar.say)
     places = (entry["inputs"] for entry in entries)
@@ -139,8 +139,8 @@ def _check_words(given: dict[str, str | None]) -> None:
             raise RecipeError(f"this is none of {pattern}", where=f"{word} {told!a:.60}", fix=f"{word} {example}")
 
 
-def _list(all_staged: list[Staged], as_json: bool) -> None:
-    """Prints what would go up."""
+def _list(all_staged: list[Staged], as_json: bool, out: Path | None) -> None:
+    """Prints what would go up, and where it was laid out."""
     if as_json:
         told = [
             {
@@ -159,4 +159,5 @@ def _list(all_staged: list[Staged], as_json: bool) -> None:
         for file in staged.files:
             print(f"  {'lfs' if file.lfs else 'git'}  {file.num_bytes:>15,}  {file.name}")
     total = sum(staged.num_bytes for staged in all_staged)
-    print(f"{len(all_staged)} repositories, {total:,} bytes; nothing was sent")
+    laid = f"laid out in {out}; " if out else ""
+    print(f"{len(all_staged)} repositories, {total:,} bytes; {laid}nothing was sent")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.data.vocabulary import Vocabulary
 from finetune.evaluate.answering import Answer
 from finetune.evaluate.calls import by_calls
+from finetune.evaluate.figures import of_means, of_shares, of_values, with_verdicts
 from finetune.evaluate.items import Question
 from finetune.evaluate.jobs import Job
 from finetune.evaluate.requests import Prompt
@@ -19,13 +19,6 @@ from finetune.model import Score
 from finetune.statistics import (
     ENOUGH_UNITS,
     Better,
-    Interval,
-    holm,
-    paired_binary,
-    paired_mean,
-    sure_ratio,
-    verdict,
-    wilson,
 )
 
 Asked = tuple[tuple[int, ...], int]
@@ -82,7 +75,8 @@ def tasks_told(results: Results) -> list[dict[str, Any]]:
     """Gives the tasks as they stand in evaluation.json."""
     measured = [job for job in results.jobs if job.kind != "judge"]
     how = {"loss": _loss, HARNESS: _values}
-    return _with_verdicts([how.get(job.kind, _answers)(job, results) for job in measured])
+    told = with_verdicts([how.get(job.kind, _answers)(job, results) for job in measured])
+    return told if "base" in results.sides else [{**task, "flips": None} for task in told]
 
 
 def _head(job: Job, unit: str, better: Better) -> dict[str, Any]:
@@ -92,40 +86,19 @@ def _head(job: Job, unit: str, better: Better) -> dict[str, Any]:
 
 def _loss(job: Job, results: Results) -> dict[str, Any]:
     """Tells the loss of each side, and the differences, drawn by examples and weighed by tokens."""
-    scores = {side: said.losses[job.name] for side, said in results.sides.items() if job.name in said.losses}
-    told = {side: _figure(sure_ratio(score.losses, score.tokens)) for side, score in scores.items()}
-    pairs = []
-    for one, other in itertools.combinations(scores, 2):
-        compared = paired_mean(scores[one].losses, scores[other].losses, scores[one].tokens)
-        pairs.append({"one": one, "other": other, "compared": compared})
-    tokens = sum(next(iter(scores.values())).tokens) if scores else 0
-    head = _head(job, "nats a token", "lower")
-    return {**head, "tokens": tokens, "scores": told, "pairs": pairs, "flips": None}
+    scores = {side: said.losses[job.name] for side, said in results.sides.items()}
+    tokens = next(iter(scores.values())).tokens
+    told = of_means({side: score.losses for side, score in scores.items()}, tokens)
+    return {**_head(job, "nats a token", "lower"), "tokens": sum(tokens), **told}
 
 
 def _answers(job: Job, results: Results) -> dict[str, Any]:
     """Tells the share of right answers of each side, and the differences."""
     right = {side: [each.right for each in results.scored(job, side)] for side in results.sides}
-    task = {**_head(job, "share right", "higher"), **_shares(right)}
+    task = {**_head(job, "share right", "higher"), **of_shares(right)}
     if job.kind == "tool_call":
         task["calls"] = {side: _calls(job, results, side) for side in results.sides}
     return task
-
-
-def _shares(right: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
-    """Tells of each side how many items are right, the differences, and how many items changed."""
-    flips = None
-    if "base" in right:
-        both = list(zip(right["base"], right["tuned"], strict=True))
-        flips = {"gained": both.count((False, True)), "lost": both.count((True, False))}
-    return {
-        "scores": {side: _figure(wilson(sum(each), len(each))) for side, each in right.items()},
-        "pairs": [
-            {"one": one, "other": other, "compared": paired_binary(right[one], right[other])}
-            for one, other in itertools.combinations(right, 2)
-        ],
-        "flips": flips,
-    }
 
 
 def _values(job: Job, results: Results) -> dict[str, Any]:
@@ -135,43 +108,13 @@ def _values(job: Job, results: Results) -> dict[str, Any]:
     head = {**_head(job, job.benchmark.told["metric"], job.benchmark.better), "items": len(next(iter(values.values())))}
     if not head["items"]:
         return {**head, "scores": {}, "pairs": [], "flips": None}
-    if all(value in (0, 1) for each in values.values() for value in each):
-        return {**head, **_shares({side: [value == 1 for value in each] for side, each in values.items()})}
-    pairs = [
-        {"one": one, "other": other, "compared": paired_mean(values[one], values[other])}
-        for one, other in itertools.combinations(values, 2)
-    ]
-    scores = {side: _figure(sure_ratio(each)) for side, each in values.items()}
-    return {**head, "scores": scores, "pairs": pairs, "flips": None}
+    return {**head, **of_values(values)}
 
 
 def _calls(job: Job, results: Results, side: str) -> dict[str, int]:
     """Counts the calls that are expected, and those of them that were made."""
     made = [by_calls(results.text(asked, side), asked.calls)[1] for asked in job.questions]
     return {"expected": sum(len(asked.calls) for asked in job.questions), "made": sum(made)}
-
-
-def _with_verdicts(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Says of each pair what follows; of several tests of the same two sides p is Holm's."""
-    of_sides: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for task in tasks:
-        for pair in task["pairs"]:
-            if pair["compared"].p is not None:
-                of_sides.setdefault((pair["one"], pair["other"]), []).append(pair)
-    for tested in of_sides.values():
-        for pair, p in zip(tested, holm([each["compared"].p for each in tested]), strict=True):
-            pair["p_holm"] = p
-    for task in tasks:
-        for pair in task["pairs"]:
-            compared = pair.pop("compared")
-            pair["difference"] = _figure(compared.difference)
-            pair["p"], pair["sees"] = compared.p, compared.sees
-            pair["verdict"] = verdict(compared, task["better"], pair.get("p_holm"))
-    return tasks
-
-
-def _figure(interval: Interval) -> dict[str, float]:
-    return asdict(interval)
 
 
 def notes(results: Results, tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

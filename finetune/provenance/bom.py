@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune import __version__
 from finetune.licences import known
+from finetune.provenance.asked import Asked
 from finetune.provenance.compute import Compute, compute_of
 from finetune.provenance.facts import Artifact, Facts
 from finetune.provenance.origins import Origin
@@ -33,6 +34,7 @@ def bill_of_materials(facts: Facts, artifact: Artifact, repo: str | None = None)
     files = facts.files(artifact)
     named = f"{repo or facts.run.name}/{artifact}/{'/'.join(files.values())}/{_made(facts)[-1]['finished']}"
     data = [_data(number, source) for number, source in enumerate(facts.data.sources)]
+    data += [_asked(number, asked) for number, asked in enumerate(facts.asked)]
     libraries = [_library(name, version) for name, version in _versions(facts).items()]
     model, parts = _model(facts, artifact, repo), [_base(facts), *data, *libraries]
     return {
@@ -86,7 +88,10 @@ def _card(facts: Facts) -> dict[str, Any]:
             "task": "text-generation",
             "architectureFamily": "qwen3_5",
             "modelArchitecture": facts.base_name,
-            "datasets": [{"ref": f"data/{number}"} for number in range(len(facts.data.sources))],
+            "datasets": [
+                *({"ref": f"data/{number}"} for number in range(len(facts.data.sources))),
+                *({"ref": f"evaluation/{number}"} for number in range(len(facts.asked))),
+            ],
             "inputs": [{"format": "text"}],
             "outputs": [{"format": "text"}],
         },
@@ -133,6 +138,24 @@ def _data(number: int, source: Origin) -> dict[str, Any]:
         "properties": [
             {"name": "finetune:rows", "value": str(sum(file.rows for file in source.files))},
             {"name": "finetune:held-out", "value": str(source.held_out).lower()},
+        ],
+    }
+    return {key: value for key, value in told.items() if value}
+
+
+def _asked(number: int, asked: Asked) -> dict[str, Any]:
+    """Tells of data that were asked and never learnt."""
+    told = {
+        "type": "data",
+        "bom-ref": f"evaluation/{number}",
+        "name": asked.name,
+        "hashes": _hashes(asked.sha256) if asked.sha256 else [],
+        "data": [{"type": "dataset", "name": asked.name}],
+        "properties": [
+            {"name": "finetune:evaluation", "value": "true"},
+            {"name": "finetune:items", "value": str(asked.items)},
+            *({"name": "finetune:task", "value": task} for task in asked.tasks),
+            *([{"name": "finetune:harness", "value": asked.harness}] if asked.harness else []),
         ],
     }
     return {key: value for key, value in told.items() if value}

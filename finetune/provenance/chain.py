@@ -56,7 +56,8 @@ def _links(told: dict[str, Any], rendered: str | None) -> Iterator[Link]:
         return
     for key, name in FROM_BEGINNING.items():
         yield _one(f"train took {name} that the run began with", trained["inputs"].get(key), begun[key])
-    for stage in ("merge", "ledger", "vllm"):
+    has_adapter = any(name.startswith("adapter/") for name in trained["outputs"])
+    for stage in (*(("evaluate",) if has_adapter else ()), "merge", "ledger", "vllm"):
         entry = outputs.last(told, stage, adapters=None)  # which a merge of several names
         if entry:
             yield _named(f"{stage} took the adapter that training made", entry, trained["outputs"], "adapter")

@@ -15,6 +15,7 @@ from finetune.errors import ArtifactError, RecipeError
 from finetune.hub import locate
 from finetune.licences import Stated, Verdict, combine, licence_of_base
 from finetune.plan import Plan, read_plan
+from finetune.provenance.asked import Asked, read_asked
 from finetune.provenance.origins import Origin, Origins, read_origins
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Run, manifest, outputs, resume
@@ -43,6 +44,8 @@ class Facts:
     data: Origins
     evaluation: dict[str, Any] | None
     ledger: dict[str, Any] | None
+    asked: tuple[Asked, ...] = ()
+    """What the evaluation asked beside the rows that training held out."""
     told_base_id: str | None = None
     """What the user calls the base on the Hub, where the recipe names a folder."""
 
@@ -111,7 +114,7 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
             "this run is not finished", where=str(run.path), why="no training is proven", fix=resume(run.path)
         )
     recipe, plan = load(run.recipe, overrides), read_plan(run.plan)
-    base = _locate(recipe)
+    base, evaluation = _locate(recipe), _read(run, told, run.evaluation, "evaluate", EVALUATION)
     return Facts(
         run=run,
         recipe=recipe,
@@ -119,26 +122,35 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
         told=told,
         base=base,
         data=read_origins(recipe, base, told["contract"]["data"]),
-        evaluation=_read(run.path / "eval" / "evaluation.json", "evaluation", EVALUATION),
-        ledger=_read(run.ledger, "ledger", LEDGER),
+        evaluation=evaluation,
+        ledger=_read(run, told, run.ledger, "ledger", LEDGER),
+        asked=read_asked(recipe, evaluation),
         told_base_id=base_id,
     )
 
 
-def _read(file: Path, what: str, parts: Mapping[str, type]) -> dict[str, Any] | None:
-    """Reads what another stage wrote, if it is there.
+def _read(run: Run, told: dict[str, Any], file: Path, stage: str, parts: Mapping[str, type]) -> dict[str, Any] | None:
+    """Reads what another stage wrote, if it is there, once it is compared with its hash in the manifest.
 
     Raises:
-        ArtifactError: it is damaged.
+        ArtifactError: it is damaged, is not the one that the manifest proves, or no stage wrote it.
     """
     if not file.is_file():
         return None
-    told = read_json(file, f"the run's {what}")
-    if wrong := [key for key, kind in parts.items() if not isinstance(told.get(key), kind)]:
-        run = file.parent if file.parent.name != "eval" else file.parent.parent
-        fix = f"finetune {'evaluate' if what == 'evaluation' else what} {run}   # makes it again"
-        raise ArtifactError(f"the run's {what} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
-    return told
+    name, fix = run.named(file), outputs.command(stage, run)
+    try:
+        value = read_json(file, f"the run's {file.stem}")
+    except ArtifactError as error:  # which looks for it where a base came from
+        problem = error.problems[0]
+        raise ArtifactError(problem.what, where=problem.where, why=problem.why, fix=fix) from None
+    if wrong := [key for key, kind in parts.items() if not isinstance(value.get(key), kind)]:
+        raise ArtifactError(f"the run's {file.stem} is damaged", where=str(file), why=f"it lacks {wrong[0]}", fix=fix)
+    digest, _ = outputs.made_by(told).get(name, ("", ""))
+    if not digest:
+        why = "no stage in the manifest made it, so nothing says that its figures were measured"
+        raise ArtifactError(f"{name} is of no stage of this run", where=str(file), why=why, fix=fix)
+    outputs.check(run, {name: digest}, fix)
+    return value
 
 
 def _locate(recipe: Recipe) -> Path | None:
@@ -150,4 +162,4 @@ def _locate(recipe: Recipe) -> Path | None:
 
 
 def _stated(sources: Sequence[Origin]) -> list[Stated]:
-    return [Stated(source.name, source.license, "the recipe") for source in sources if not source.held_out]
+    return [Stated(each.name, each.license, "the recipe", hub=each.hub) for each in sources if not each.held_out]

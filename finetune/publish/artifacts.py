@@ -9,13 +9,11 @@ from typing import Any
 
 from finetune.errors import ArtifactError
 from finetune.provenance import Artifact as Kind
+from finetune.provenance import repo_of
 from finetune.run import Run, atomic, outputs
 
 KINDS: tuple[Kind, ...] = ("adapter", "merged", "gguf")
 """In the order in which they are published: each is made of the one before."""
-
-ENDINGS = {"adapter": "-lora", "merged": "", "gguf": "-GGUF"}
-"""Of the names of their repositories, as most of the Hub has them."""
 
 MAKING = {"adapter": "finetune train --resume", "merged": "finetune merge", "gguf": "finetune export"}
 
@@ -60,25 +58,17 @@ def find(run: Run, told: dict[str, Any], wanted: Collection[Kind], repo: str, ba
     artifacts = []
     for kind in chosen:
         chain = [base] if base else []
-        if kind == "gguf" and ("merged" in chosen or _published(told, name_of(repo, "merged"))):
-            chain.insert(0, name_of(repo, "merged"))
+        if kind == "gguf" and ("merged" in chosen or _published(told, repo_of(repo, "merged"))):
+            chain.insert(0, repo_of(repo, "merged"))
         files = found[kind]
         proven = {name: made[name][0] for file in files.values() if (name := run.named(file)) in made}
-        artifacts.append(Artifact(kind, name_of(repo, kind), tuple(chain), files, proven))
+        artifacts.append(Artifact(kind, repo_of(repo, kind), tuple(chain), files, proven))
     return artifacts
 
 
 def folder(run: Run, kind: Kind) -> Path:
     """Says where a form of the model lies."""
     return {"adapter": run.adapter, "merged": run.merged, "gguf": run.path / "gguf"}[kind]
-
-
-def name_of(repo: str, kind: Kind) -> str:
-    """Names the repository of a form; a name that ends so already stays."""
-    bare = repo
-    for ending in ENDINGS.values():
-        bare = bare.removesuffix(ending) if ending else bare
-    return bare + ENDINGS[kind]
 
 
 def _files(place: Path) -> dict[str, Path]:

@@ -21,7 +21,7 @@ UNTOLD_WISHES = ("base_path", "publish")
 """Of a recipe: where the base lies here, and where copies go."""
 
 
-def manifest_of(run: Run, told: dict[str, Any]) -> dict[str, Any]:
+def manifest_of(run: Run, told: dict[str, Any], forced: str = "") -> dict[str, Any]:
     """Gives a manifest as it is published: every hash and figure, of paths their last part.
 
     What was published before is left out, so that publishing twice is publishing the same.
@@ -29,6 +29,7 @@ def manifest_of(run: Run, told: dict[str, Any]) -> dict[str, Any]:
     Args:
         run: whose it is.
         told: the manifest.
+        forced: why it is published although something speaks against it, which stays with the files.
     """
     stages = [stage for stage in told["stages"] if stage["stage"] != "publish"]
     head = {key: value for key, value in told.items() if key not in (*UNTOLD_HEAD, "stages")}
@@ -37,7 +38,7 @@ def manifest_of(run: Run, told: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in contract.get("wishes", {}).items() if key.partition(".")[0] not in UNTOLD_WISHES
     }
     public: dict[str, Any] = without_paths({**head, "contract": contract, "stages": stages}, run.path.resolve())
-    return public
+    return {**public, "forced": without_paths(forced, run.path.resolve())} if forced else public
 
 
 def recipe_of(run: Run) -> str:

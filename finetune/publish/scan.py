@@ -127,8 +127,9 @@ def _shows_examples(file: File, with_examples: bool) -> bool:
 
 
 def _without(run: Run, name: str) -> str:
-    moved = f"mv {shlex.quote(str(run.path / name))} elsewhere"
-    return f"--with-examples   # or {moved}" if name in EXAMPLES else moved
+    """Gives the command that takes a file out of the run, or beside it the option that lets its rows be seen."""
+    moved = f"mv {shlex.quote(str(run.path / name))} {shlex.quote(f'{run.name}-{PurePosixPath(name).name}')}"
+    return f"--with-examples   # its rows are seen then; or {moved}" if name in EXAMPLES else moved
 
 
 def _place(staged: Staged, name: str) -> str:

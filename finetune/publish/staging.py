@@ -77,7 +77,13 @@ class Staged:
 
 
 def stage(
-    facts: Facts, artifact: Artifact, base: Path | None, place: Path, with_examples: bool, key: Path | None
+    facts: Facts,
+    artifact: Artifact,
+    base: Path | None,
+    place: Path,
+    with_examples: bool,
+    key: Path | None,
+    forced: str = "",
 ) -> Staged:
     """Lays out the folder of a repository.
 
@@ -88,33 +94,27 @@ def stage(
         place: under which the folder is made.
         with_examples: whether files that show rows go up too.
         key: a private key to sign with, if any.
+        forced: why it is published although something speaks against it.
 
     Raises:
         DoesNotFit: the disk is full.
         OutsideError: it is to be signed, and the extra for that is not installed.
         RecipeError: the key is none.
     """
-    folder, run, told = place / artifact.kind, facts.run, facts.told
-    made_of = artifact.chain[0] if artifact.kind == "gguf" and artifact.chain else None
+    folder, run = place / artifact.kind, facts.run
     with atomic.full_disk_told(folder):
         folder.mkdir(parents=True)
         sources = dict(artifact.files)
         for name in (*BESIDE, *(WITH_EXAMPLES if with_examples else ())):
             if (run.path / name).is_file() and name not in sources:
                 sources[name] = run.path / name
-        for file in (found for pattern in OF_BASE for found in sorted(base.glob(pattern))) if base else ():
+        for file in (
+            (found for pattern in OF_BASE for found in sorted(base.glob(pattern)) if found.is_file()) if base else ()
+        ):
             sources.setdefault(file.name, file)
         for name, file in sources.items():
             _lay(file, folder / name)
-        texts = {
-            **{name: _as_json(told_to_others(run, sources[name])) for name in sources if name in JSON_BESIDE},
-            **({CONFIG: _config(artifact)} if CONFIG in artifact.files and artifact.chain else {}),
-            "manifest.json": _as_json(manifest_of(run, told)),
-            "recipe.yaml": recipe_of(run),
-            "README.md": make_card(facts, artifact.kind, artifact.repo, made_of),
-            "bom.json": _as_json(bill_of_materials(facts, artifact.kind, artifact.repo)),
-            **benchmark_results(facts, artifact.kind),
-        }
+        texts = _texts(facts, artifact, sources, forced)
         for name, text in texts.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             atomic.write_text(folder / name, text)  # which replaces a link, and never writes through it
@@ -122,6 +122,20 @@ def stage(
         sign(folder, key)
     unchanged = {name: file for name, file in sources.items() if name not in texts}
     return Staged(artifact, folder, tuple(_files(run, artifact, folder, unchanged, base)))
+
+
+def _texts(facts: Facts, artifact: Artifact, sources: dict[str, Path], forced: str) -> dict[str, str]:
+    """Writes what is told of the run, as others may read it: name in the repository -> text."""
+    run, made_of = facts.run, artifact.chain[0] if artifact.kind == "gguf" and artifact.chain else None
+    return {
+        **{name: _as_json(told_to_others(run, sources[name])) for name in sources if name in JSON_BESIDE},
+        **({CONFIG: _config(artifact)} if CONFIG in artifact.files and artifact.chain else {}),
+        "manifest.json": _as_json(manifest_of(run, facts.told, forced)),
+        "recipe.yaml": recipe_of(run),
+        "README.md": make_card(facts, artifact.kind, artifact.repo, made_of),
+        "bom.json": _as_json(bill_of_materials(facts, artifact.kind, artifact.repo)),
+        **benchmark_results(facts, artifact.kind),
+    }
 
 
 def _files(run: Run, artifact: Artifact, folder: Path, sources: dict[str, Path], base: Path | None) -> Iterator[File]:

@@ -22,7 +22,7 @@ from finetune.publish.readback import read_back
 from finetune.publish.releasing import Gated, Release, collect, finish, open_repo
 from finetune.publish.scan import check_contents, check_names, check_rows
 from finetune.publish.server import Hub, connect
-from finetune.publish.staging import BESIDE, Staged, stage
+from finetune.publish.staging import BESIDE, WITH_EXAMPLES, Staged, stage
 from finetune.publish.uploading import Uploaded, Wish, upload
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Claim, Entry, Run, claim, locked, manifest, outputs
@@ -50,7 +50,7 @@ class Asked:
     key: Path | None = None
     """A private key with which each repository is signed."""
     forced: str = ""
-    """Why it is published although a licence or missing rows speak against it."""
+    """Why it is published although a licence, a failed gate or missing rows speak against it."""
     wish: Wish = field(default_factory=Wish)
 
 
@@ -73,16 +73,15 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
     told, recipe = manifest.read_begun(run.manifest), load(run.recipe)
     artifacts = find(run, told, asked.kinds, repo_of(recipe, asked), _base_id(recipe, asked))
     facts = read_facts(run, base_id=asked.base)
-    check_license(facts.verdict(), _private(recipe, asked), asked.forced)
+    check_license(facts.verdict(), recipe, _private(recipe, asked), asked.forced)
+    check_gate(facts, asked.forced, say)
     base = _base_here(recipe)
-    made = outputs.made_by(told)
-    beside = {name: made[name][0] for name in BESIDE if name in made and (run.path / name).is_file()}
-    outputs.check(run, beside, outputs.command("ledger", run))
+    _check_beside(run, told)
     staged = []
     for artifact in artifacts:
         check_names(run, artifact)
         _check_proven(run, artifact)
-        staged.append(stage(facts, artifact, base, place, asked.with_examples, asked.key))
+        staged.append(stage(facts, artifact, base, place, asked.with_examples, asked.key, asked.forced))
         check_contents(staged[-1], privates_of(run, recipe, artifact.repo))
         found = check_rows(staged[-1], run, recipe, asked.with_examples, asked.forced)
         say(
@@ -137,7 +136,7 @@ def repo_of(recipe: Recipe, asked: Asked) -> str:
     return repo
 
 
-def check_license(verdict: Verdict, private: bool, forced: str) -> None:
+def check_license(verdict: Verdict, recipe: Recipe, private: bool, forced: str) -> None:
     """Refuses to give to everybody what a licence keeps from them.
 
     Raises:
@@ -147,7 +146,27 @@ def check_license(verdict: Verdict, private: bool, forced: str) -> None:
         return
     fix = "--private" + (" or --force REASON" if verdict.publishable == "only forced" else "")
     what = "a licence speaks against publishing it to everybody"
-    raise ProofFailed(what, where="data.train  license", why="; ".join(verdict.why), fix=fix)
+    where = "; ".join(dict.fromkeys(map(recipe.where, verdict.where)))
+    raise ProofFailed(what, where=where, why="; ".join(verdict.why), fix=fix)
+
+
+def check_gate(facts: Facts, forced: str, say: Say) -> None:
+    """Refuses a model whose newest evaluation broke a rule of its gate; says which rules were not asked at all.
+
+    Raises:
+        ProofFailed: a rule failed, and nobody gave a reason to publish it all the same.
+    """
+    run, rules = facts.run, facts.recipe.evaluate.fail_if
+    gate = facts.evaluation["gate"] if facts.evaluation else {"failed": [], "not_asked": rules}
+    if failed := gate["failed"]:
+        if not forced:
+            what, fix = "the gate failed", "--force REASON   # or train again, and evaluate that"
+            raise ProofFailed(what, where=str(run.evaluation), why="; ".join(failed), fix=fix)
+        say(f"the gate failed, published all the same ({forced}): {'; '.join(failed)}")
+    if not_asked := gate.get("not_asked", ()):
+        by = "the newest evaluation did not ask" if facts.evaluation else "no evaluation asked"
+        asks = outputs.command("evaluate", run)
+        say(f"rules of the gate that {by}: {'; '.join(not_asked)}; {asks} asks them")
 
 
 def _publish(server: Hub, facts: Facts, staged: Staged, asked: Asked, release: Release) -> dict[str, Any]:
@@ -200,6 +219,15 @@ def _entry(
 def _check_proven(run: Run, artifact: Artifact) -> None:
     making = {"adapter": ("train", "--resume"), "merged": ("merge",), "gguf": ("export",)}[artifact.kind]
     outputs.check(run, artifact.proven, outputs.command(making[0], run, *making[1:]))
+
+
+def _check_beside(run: Run, told: dict[str, Any]) -> None:
+    """Compares what goes up with every form with its hash; each is made again by the command of its own stage."""
+    made = outputs.made_by(told)
+    for name in (*BESIDE, *WITH_EXAMPLES):
+        if name in made and (run.path / name).is_file():
+            digest, stage = made[name]
+            outputs.check(run, {name: digest}, outputs.command(stage, run))
 
 
 def _private(recipe: Recipe, asked: Asked) -> bool:

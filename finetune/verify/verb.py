@@ -11,11 +11,10 @@ from pathlib import Path
 
 from finetune.errors import ArtifactError
 from finetune.hub import locate
-from finetune.merge.changes import Adapter
 from finetune.model.adapter import CONFIG
 from finetune.recipe import load
 from finetune.run import Claim, Run, open_run
-from finetune.verify.adapters import check_adapter
+from finetune.verify.adapters import check_adapter, read_config
 from finetune.verify.chain import check_chain
 from finetune.verify.ggufs import check_gguf
 from finetune.verify.models import check_model
@@ -103,11 +102,11 @@ def _named(adapter: Path) -> Path:
     """Finds the base that an adapter's config names.
 
     Raises:
-        ArtifactError: it is not on the disk.
+        ArtifactError: it is not on the disk, or the config is damaged.
     """
-    told = Adapter(adapter).config.get("base_model_name_or_path") or ""
+    told = read_config(adapter).get("base_model_name_or_path") or ""
     try:
-        found = locate(told, None, None) if told else None
+        found = locate(told, None, None) if told and isinstance(told, str) else None
     except ArtifactError:
         found = None
     if found is None:

@@ -18,10 +18,10 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 from trial.made_run import made_run
 
-from finetune.card import benchmark_results, card_of, license_of
+from finetune.card import benchmark_results, card_of, license_of, make_card
 from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import read_facts
-from finetune.run import Run, atomic, open_run
+from finetune.run import Entry, Run, atomic, manifest, open_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,10 +32,16 @@ def interval(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.1, "high": value + 0.1}
 
 
+ASKED: dict[str, Any] = {"thinking": False, "sampling": {"temperature": 0, "max_new_tokens": 64, "seed": 0}}
+
 EVALUATION: dict[str, Any] = {
     "format": 1,
     "made": "2026-11-30T10:00:00+00:00",
-    "sides": {"base": {}, "tuned": {"thinking": False}, "gguf/small-0001-Q8_0.gguf": {}},
+    "sides": {
+        "base": {**ASKED, "engine": "transformers 5 cpu float32, base in 4 bits"},
+        "tuned": {**ASKED, "engine": "transformers 5 cpu float32, base in 4 bits"},
+        "gguf/small-0001-Q8_0.gguf": {**ASKED, "engine": "llama.cpp, xllamacpp"},
+    },
     "tasks": [
         {
             "name": "held-out loss",
@@ -97,8 +103,21 @@ def run(made: Run, tmp_path: Path) -> Run:
 
 
 def evaluated(run: Run, evaluation: dict[str, Any] = EVALUATION) -> Run:
-    (run.path / "eval").mkdir()
-    atomic.write_json(run.path / "eval" / "evaluation.json", evaluation)
+    run.evaluation.parent.mkdir(exist_ok=True)
+    atomic.write_json(run.evaluation, evaluation)
+    return proven(run, "evaluate", run.evaluation)
+
+
+def ledgered(run: Run, ledger: dict[str, Any]) -> Run:
+    atomic.write_json(run.ledger, ledger)
+    return proven(run, "ledger", run.ledger)
+
+
+def proven(run: Run, stage: str, file: Path) -> Run:
+    """Adds the entry that a stage leaves, which took the adapter as it is."""
+    adapter = {run.named(each): atomic.sha256(each) for each in run.adapter.iterdir()}
+    outputs = {run.named(file): atomic.sha256(file)}
+    manifest.add(run.manifest, Entry(stage, adapter, outputs, [], {}, 0.0, manifest.now()))
     return run
 
 
@@ -166,12 +185,102 @@ def test_the_head_names_base_relation_and_own_results(run: Run, pico_base: Path)
 def test_results_are_those_of_the_evaluation_with_their_intervals(run: Run) -> None:
     text = sections(card_of(evaluated(run), "adapter"))
     assert "| 2.3100 [2.2100, 2.4100] | 1.4100 [1.3100, 1.5100] |" in text["Results"]
-    assert "tuned: -0.9000 [-1.0000, -0.8000], **better**; sees changes over 0.0300" in text["Results"]
+    assert "tuned against base: -0.9000 [-1.0000, -0.8000], **better**; sees changes over 0.0300" in text["Results"]
     assert "gsm8k \\| exact" in text["Results"]
     assert "not measured" in text["Results"], "of the GGUF on the second task"
     assert "1 of 1 rules of the run's gate hold" in text["Results"]
     assert "forgot" not in text["Limits"], "a regression set was asked"
     assert "Held-out loss: 2.3100 before, 1.4100 after, on 120 rows: better than before" in card_of(run, "adapter")
+
+
+def test_rules_that_nobody_asked_stand_beside_those_that_hold(run: Run) -> None:
+    (rule,) = EVALUATION["gate"]["rules"]
+    gate = {"rules": [rule, "held_out loss does not fall"], "failed": [f"{rule}: -0.1", f"{rule}: -0.2"]}
+    evaluated(run, {**EVALUATION, "gate": {**gate, "not_asked": ["mmlu drops more than 0.01"]}})
+    assert (
+        "1 of 2 rules of the run's gate hold. "
+        f"**Failed:** {rule}: -0.1; {rule}: -0.2. **Not asked by this evaluation:** mmlu drops more than 0.01."
+    ) in sections(card_of(run, "adapter"))["Results"]
+    evaluated(run, {**EVALUATION, "gate": {"rules": [], "failed": [], "not_asked": [rule]}})
+    assert f"\n\n**Not asked by this evaluation:** {rule}.\n" in card_of(run, "adapter")
+
+
+def test_a_pair_says_against_whom_it_is_and_p_is_holms(run: Run) -> None:
+    loss, exact = EVALUATION["tasks"]
+    gguf = "gguf/small-0001-Q8_0.gguf"
+    tested = {**loss["pairs"][0], "p": 0.01, "p_holm": 0.02}
+    against = {**tested, "one": "tuned", "other": gguf, "difference": interval(0.15), "verdict": "worse"}
+    evaluated(run, {**EVALUATION, "tasks": [{**loss, "pairs": [tested, against]}, exact]})
+    text = sections(card_of(run, "gguf"))["Results"]
+    assert "tuned against base: -0.9000 [-1.0000, -0.8000], p 0.02, **better**" in text
+    assert "gguf/small-0001-Q8\\_0.gguf against tuned: +0.1500 [+0.0500, +0.2500], p 0.02, **worse**" in text
+    assert text.count("Holm") == 1
+    assert "base and tuned by transformers 5 cpu float32, base in 4 bits; gguf/small-0001-Q8\\_0.gguf by llama" in text
+
+
+def test_the_headline_is_of_the_files_themselves_or_says_of_whom(run: Run) -> None:
+    def opening(artifact: Any) -> str:
+        return card_of(run, artifact).partition("## Results")[0]
+
+    evaluated(run)
+    assert "2.3100 before, 1.4100 after, on 120 rows: better than before (the adapter; these" in opening("merged")
+    loss, exact = EVALUATION["tasks"]
+    own = {**loss["pairs"][0], "other": "gguf/small-0001-Q8_0.gguf", "verdict": "worse"}
+    evaluated(run, {**EVALUATION, "tasks": [{**loss, "pairs": [*loss["pairs"], own]}, exact]})
+    ledgered(run, LEDGER)
+    assert "Held-out loss: 2.4000 (bf16) before, 1.4300 (bf16) after, on 120 rows." in opening("merged")
+    assert "1.5000 after (small-0001-Q8\\_0.gguf), on 120 rows: worse than before" in opening("gguf")
+    assert "Worse than its base on: held-out loss." in opening("gguf")
+    assert "Worse" not in opening("adapter")
+    sides = {**EVALUATION["sides"], "gguf/small-0001-Q4_K_M.gguf": EVALUATION["sides"]["tuned"]}
+    evaluated(run, {**EVALUATION, "sides": sides, "tasks": [{**loss, "pairs": [*loss["pairs"], own]}, exact]})
+    assert "Worse than its base on: held-out loss (small-0001-Q8\\_0.gguf)." in opening("gguf")
+
+
+def test_what_a_form_keeps_is_told_with_enough_digits_and_on_which_weights(run: Run) -> None:
+    ledgered(evaluated(run), LEDGER)
+    text = sections(card_of(run, "merged"))["What each form keeps of the tuning"]
+    assert "99.98% [99.98%, 99.99%]" in text
+    assert "was measured on: base and tuned by transformers 5 cpu float32, base in 4 bits" in text
+
+
+def test_how_it_was_measured_is_told_in_each_runtimes_words(run: Run) -> None:
+    evaluated(run)
+    told = {each: sections(card_of(run, each))["How to run it"] for each in ("adapter", "merged", "gguf")}  # type: ignore[arg-type]
+    assert all("measured greedily, at most 64 tokens each" in text for text in told.values())
+    assert "`do_sample=False, max_new_tokens=64`" in told["merged"]
+    assert '`"temperature": 0, "max_tokens": 64`' in told["adapter"]
+    assert "`--temp 0 -n 64`" in told["gguf"]
+    assert "may have allowed more" not in told["gguf"]
+    evaluated(run, {**EVALUATION, "tasks": [*EVALUATION["tasks"], BENCHMARK]})
+    assert "tasks of lm-evaluation-harness may have allowed more" in card_of(run, "gguf")
+    evaluated(run, {**EVALUATION, "tasks": EVALUATION["tasks"][:1]})
+    assert "greedily" not in card_of(run, "gguf"), "a loss has no answers"
+
+
+def test_gguf_files_are_spoken_of_where_there_are_some(run: Run) -> None:
+    assert "GGUF" not in card_of(run, "merged")
+    file = run.path / "gguf" / "small-0001-Q8_0.gguf"
+    file.parent.mkdir()
+    file.write_bytes(b"GGUF")
+    assert "`finetune export` made GGUF files" in card_of(proven(run, "export", file), "merged")
+
+
+def test_rows_of_another_file_are_a_data_set_of_its_name_and_what_was_asked(run: Run) -> None:
+    loss, exact = EVALUATION["tasks"]
+    evaluated(run, {**EVALUATION, "tasks": [{**loss, "file": "held_out"}, {**exact, "file": "gsm8k40"}, BENCHMARK]})
+    card = card_of(run, "adapter")
+    data = sections(card)["Data"]
+    assert "| gsm8k40, evaluation data: asked by gsm8k \\| exact |  | 50 |  |  |" in data
+    named = "[openai/gsm8k](https://huggingface.co/datasets/openai/gsm8k)"
+    assert f"| {named}, evaluation data: asked by gsm8k through lm\\_eval 0.4.13 |  | 50 |" in data
+    results = ModelCard(card).data.eval_results or []
+    assert [(each.dataset_type, each.dataset_name) for each in results] == [
+        ("held-out", "held-out loss, of the run's own rows"),
+        ("gsm8k40", "gsm8k | exact, of the file gsm8k40"),
+        ("openai/gsm8k", "gsm8k, of lm_eval 0.4.13"),
+    ]
+    assert "were not tested; beside the held-out rows, gsm8k \\| exact, gsm8k was asked." in sections(card)["Limits"]
 
 
 BENCHMARK: dict[str, Any] = {
@@ -249,6 +358,7 @@ def test_what_is_said_on_the_command_line_is_the_cards_only(run: Run) -> None:
     facts = read_facts(run, ["card.license=mit", "card.limits=none"])
     assert (facts.verdict().license, facts.recipe.card.limits) == ("mit", "none")
     assert license_of(run).publishable == "only forced"
+    assert "**mit**, which is the wish of whoever made this model" in sections(make_card(facts, "adapter"))["Licence"]
     with pytest.raises(RecipeError, match="only the card's own words"):
         read_facts(run, ["lora.rank=99"])
 
@@ -261,6 +371,43 @@ def test_an_unfinished_run_and_a_damaged_evaluation_are_refused(run: Run) -> Non
     run.manifest.write_text(json.dumps({**told, "stages": []}))
     with pytest.raises(ArtifactError, match="not finished"):
         card_of(run, "adapter")
+
+
+LEDGER: dict[str, Any] = {
+    "examples": {"scored": 120, "learnt": 900},
+    "unit": "nats a learnt token",
+    "intervals": "95 %, percentile bootstrap over examples, paired",
+    "steps": [
+        {"name": "base", "weights": "bf16", "loss": interval(2.4), "kept": {"value": 0.0, "low": 0.0, "high": 0.0}},
+        {"name": "adapter", "weights": "nf4", "loss": interval(1.41), "kept": {"value": 1.0, "low": 1.0, "high": 1.0}},
+        {
+            "name": "merged",
+            "weights": "bf16",
+            "loss": interval(1.43),
+            "kept": {"value": 0.99983, "low": 0.99977, "high": 0.99989},
+        },
+    ],
+    "advice": [],
+}
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "ledger"])
+def test_a_figure_that_was_typed_by_hand_comes_on_no_card(run: Run, stage: str) -> None:
+    made = evaluated(run) if stage == "evaluate" else ledgered(run, LEDGER)
+    file = made.evaluation if stage == "evaluate" else made.ledger
+    card_of(made, "adapter")
+    file.write_text(file.read_text().replace("1.41", "0.41"))
+    with pytest.raises(ArtifactError, match="is not the one that was proven") as refused:
+        card_of(made, "adapter")
+    assert refused.value.problems[0].fix == f"finetune {stage} {run.path}"
+
+
+def test_an_evaluation_of_no_stage_comes_on_no_card(run: Run) -> None:
+    before = manifest.read(run.manifest)
+    atomic.write_json(evaluated(run).manifest, before)
+    with pytest.raises(ArtifactError, match=r"evaluation\.json is of no stage") as refused:
+        card_of(run, "adapter")
+    assert refused.value.problems[0].fix == f"finetune evaluate {run.path}"
 
 
 def test_the_command_writes_card_bill_and_summary_without_torch(run: Run, tmp_path: Path) -> None:
@@ -277,7 +424,9 @@ def test_the_command_writes_card_bill_and_summary_without_torch(run: Run, tmp_pa
     )
     assert (done.returncode, done.stderr) == (0, "False\n"), done.stderr
     assert done.stdout.split() == ["bom.json", "summary.md", "README.md"]
-    assert ModelCard.load(tmp_path / "README.md").data.pipeline_tag == "text-generation"
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == "text-generation"
+    assert 'from_pretrained(model, "acme/small-lora")' in card.text, "where publish puts the adapter"
     summary = (tmp_path / "summary.md").read_text().strip().splitlines()
     assert summary[0] == summary[-1]
     assert "DRAFT" in summary[0]

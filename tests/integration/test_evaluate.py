@@ -22,6 +22,7 @@ from finetune.cli.evaluating import table
 from finetune.data import prepare
 from finetune.errors import ArtifactError, DataError, ProofFailed, RecipeError
 from finetune.evaluate.answering import answer_all
+from finetune.evaluate.between import compare
 from finetune.evaluate.comparing import check_comparable
 from finetune.evaluate.verb import Wish, evaluate
 from finetune.generate import open_base, open_tuned
@@ -205,6 +206,35 @@ def test_what_cannot_be_evaluated_is_refused_before_a_model_is_loaded(
         with pytest.raises(error, match=told):
             evaluated(run, **words)
     assert not run.evaluation.parent.exists()
+
+
+def test_two_runs_are_compared_item_by_item_and_not_if_they_were_asked_otherwise(
+    pico_base: Path, tmp_path: Path, blue: Run, asked: Path
+) -> None:
+    tasks = f"[loss, {{score: exact, file: {asked}}}]"
+    other = Run(shutil.copytree(blue.path, blue.path.with_name(f"other-{time.monotonic_ns()}")))
+    evaluated(blue, tasks=tasks)
+    with pytest.raises(ArtifactError, match="the run was not evaluated"):
+        compare(blue, other)
+    evaluated(other, tasks=tasks)
+    told = compare(other, blue)
+    assert told["runs"] == [other.name, blue.name]
+    loss, exact = told["tasks"]
+    assert (loss["pairs"][0]["difference"]["value"], loss["pairs"][0]["verdict"]) == (0, "no evidence")
+    assert (exact["scores"][blue.name]["value"], exact["flips"]) == (pytest.approx(11 / 12), {"gained": 0, "lost": 0})
+    evaluated(other, tasks=tasks, limit=6)
+    with pytest.raises(ArtifactError, match="differ in the items of"):
+        compare(blue, other)
+    shown = finetune("compare", blue.path, other.path)
+    assert (shown.returncode, "differ in the items of" in shown.stderr) == (6, True)
+    base = shutil.copytree(pico_base, tmp_path / "other-base")
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# of another day #}")
+    runs = [made_run(each, tmp_path / each.name) for each in (pico_base, base)]
+    for run in runs:
+        evaluated(run, tasks="[loss]")
+    with pytest.raises(ArtifactError, match="the evaluations differ in the template of base"):
+        compare(*runs)
 
 
 def finetune(*words: str | Path) -> subprocess.CompletedProcess[str]:

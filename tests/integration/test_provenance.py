@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -16,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 from trial.made_run import made_run
 
 from finetune.data import Counts
-from finetune.errors import RecipeError
+from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import (
     Compute,
     Facts,
@@ -27,10 +29,13 @@ from finetune.provenance import (
     energy_of,
     links,
     read_facts,
+    repo_of,
     sign,
     training_summary,
 )
+from finetune.provenance.asked import Asked, read_asked
 from finetune.provenance.signing import is_installed
+from finetune.recipe import Task
 from finetune.run import Run
 
 
@@ -83,6 +88,44 @@ def test_a_link_that_is_lost_is_named(facts: Facts) -> None:
         "merge took the adapter that training made",
         "export took the weights that merging made",
     ]
+
+
+def test_an_evaluation_took_the_adapter_or_that_is_missed(facts: Facts) -> None:
+    told: dict[str, Any] = json.loads(json.dumps(facts.told))
+    taken = {name: digest for name, digest in told["stages"][0]["outputs"].items() if name.startswith("adapter/")}
+    told["stages"].append({**told["stages"][0], "stage": "evaluate", "inputs": taken, "outputs": {}})
+    assert missing(told) == []
+    assert "evaluate took the adapter that training made" in [link.told for link in links(told)]
+    taken["adapter/adapter_model.safetensors"] = "0" * 64
+    assert missing(told) == ["evaluate took the adapter that training made"]
+
+
+@pytest.mark.parametrize(
+    ("repo", "adapter", "merged", "gguf"),
+    [
+        ("acme/bank", "acme/bank-lora", "acme/bank", "acme/bank-GGUF"),
+        ("acme/bank-GGUF", "acme/bank-lora", "acme/bank", "acme/bank-GGUF"),
+    ],
+)
+def test_each_form_has_its_own_repository_whatever_name_is_told(
+    repo: str, adapter: str, merged: str, gguf: str
+) -> None:
+    assert (repo_of(repo, "adapter"), repo_of(repo, "merged"), repo_of(repo, "gguf")) == (adapter, merged, gguf)
+
+
+@pytest.mark.parametrize(("name", "verb"), [("eval/evaluation.json", "evaluate"), ("ledger.json", "ledger")])
+@pytest.mark.parametrize("raw", ["{", "[]", "{}", "[" * 99_999])
+def test_what_is_damaged_in_a_run_is_made_again_by_its_verb(run: Run, name: str, verb: str, raw: str) -> None:
+    file = run.path / name
+    before = file.read_bytes() if file.is_file() else None
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(raw)
+    try:
+        with pytest.raises(ArtifactError) as told:
+            read_facts(run)
+    finally:
+        file.write_bytes(before) if before is not None else file.unlink()
+    assert told.value.problems[0].fix == f"finetune {verb} {run.path}"
 
 
 def test_compute_is_six_operations_a_weight_and_token(facts: Facts, run: Run) -> None:
@@ -165,6 +208,42 @@ def test_a_bill_names_every_file_source_and_package_by_hash_or_version(facts: Fa
     assert str(pico_base.parent) not in json.dumps(bill)
 
 
+def test_what_was_only_asked_is_evaluation_data_with_its_hash_while_the_file_is_there(
+    facts: Facts, tmp_path: Path
+) -> None:
+    (tmp_path / "old.jsonl").write_text("{}\n")
+    wished = [Task(score="exact", file=tmp_path / "old.jsonl"), Task(score="loss", file=tmp_path / "gone.jsonl")]
+    evaluate = facts.recipe.evaluate.model_copy(update={"tasks": wished})
+    recipe = facts.recipe.model_copy(update={"evaluate": evaluate})
+    tasks: list[dict[str, Any]] = [
+        {"name": "held_out loss", "items": 9, "file": "held_out"},
+        {"name": "old exact", "items": 3, "file": "old"},
+        {"name": "old loss", "items": 4, "file": "old"},
+        {"name": "gone loss", "items": 5, "file": "gone"},
+        {"name": "gsm8k", "items": 6, "harness": "lm_eval 0.4", "hub": {"dataset": "openai/gsm8k", "config": "main"}},
+        {"name": "own", "items": 7, "harness": "lm_eval 0.4", "hub": None},
+    ]
+    found = read_asked(recipe, {"tasks": tasks})
+    digest = hashlib.sha256(b"{}\n").hexdigest()
+    assert found == (
+        Asked("old.jsonl", False, ("old exact", "old loss"), 4, "", digest),
+        Asked("gone.jsonl", False, ("gone loss",), 5),
+        Asked("openai/gsm8k", True, ("gsm8k",), 6, "lm_eval 0.4"),
+        Asked("own", False, ("own",), 7, "lm_eval 0.4"),
+    )
+    assert read_asked(recipe, None) == ()
+    bill = bill_of_materials(replace(facts, asked=found), "adapter", "acme/small")
+    parts = {each["bom-ref"]: each for each in bill["components"]}
+    assert parts["evaluation/0"]["hashes"][0]["content"] == digest
+    assert parts["evaluation/2"]["name"] == "openai/gsm8k"
+    assert set(parts) == set(bill["dependencies"][0]["dependsOn"])
+    if importlib.util.find_spec("cyclonedx"):
+        from cyclonedx.schema import SchemaVersion
+        from cyclonedx.validation.json import JsonStrictValidator
+
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+
+
 @pytest.fixture
 def signed(run: Run, tmp_path: Path) -> Path:
     """A folder with a signature, and its keys beside it."""
@@ -203,6 +282,18 @@ def _damage(folder: Path) -> None:
     (folder / "model.sig").write_text("{}")
 
 
+def _write(told: str) -> Any:
+    return lambda folder: (folder / "model.sig").write_text(told)
+
+
+def _added(name: str) -> Any:
+    def harm(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("")
+
+    return harm
+
+
 def _forge(folder: Path) -> None:
     """Exchanges what was signed, the signature kept."""
     import base64
@@ -213,7 +304,25 @@ def _forge(folder: Path) -> None:
     (folder / "model.sig").write_text(json.dumps(told))
 
 
-@pytest.mark.parametrize("harm", [_flip, _add, _lose, _rename, _damage, _forge])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _flip,
+        _add,
+        _lose,
+        _rename,
+        _damage,
+        _forge,
+        *map(
+            _write,
+            ("", "[]", "[" * 99_999, '{"dsseEnvelope": 5}', '{"dsseEnvelope": null, "verificationMaterial": null}'),
+        ),
+        *map(
+            _added,
+            (".gitignore", ".git/a.py", ".github/a.py", ".gitattributes/a.py", ".cache/a.py", "b/.gitattributes"),
+        ),
+    ],
+)
 def test_a_signed_folder_that_was_changed_is_caught(signed: Path, harm: Any) -> None:
     key = signed.parent / "key.pub"
     (before,) = check_signature(signed, key)
@@ -232,8 +341,40 @@ def test_another_key_is_told_from_the_one_that_signed(signed: Path) -> None:
         sign(signed, signed.parent / "key.pub")
 
 
-def test_what_a_download_leaves_beside_the_files_is_not_signed(signed: Path) -> None:
+def test_what_a_clone_and_a_download_keep_is_not_signed_and_told_so(signed: Path) -> None:
+    key = signed.parent / "key.pub"
     (signed / ".cache" / "huggingface").mkdir(parents=True)
     (signed / ".cache" / "huggingface" / "model.metadata").write_text("")
+    subprocess.run(["git", "init", "-q", str(signed)], check=True)
+    (signed / ".gitattributes").write_text("")
+    held, left_out = check_signature(signed, key)
+    assert (held["holds"], held["measured"]) == (True, 2)
+    assert left_out["measured"] == ".cache/huggingface, .gitattributes, .git"
+    (signed / ".git" / "HEAD").unlink()
+    (told,) = check_signature(signed, key)
+    assert not told["holds"]
+    assert ".git/config" in str(told["measured"])
+
+
+def test_files_of_such_names_that_were_there_are_signed_with_the_others(signed: Path) -> None:
+    for name in (".gitignore", ".github/a.py", ".git/a.py"):
+        _added(name)(signed)
+    sign(signed, signed.parent / "key.pem")
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (True, 5)
+    (signed / ".github" / "a.py").write_text("changed")
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (False, ".github/a.py is not what was signed")
+
+
+def test_what_a_signature_of_another_tool_passes_over_is_found(signed: Path) -> None:
+    from model_signing import hashing, signing
+
+    what = hashing.Config().set_ignored_paths(paths=["model.sig"])
+    signer = signing.Config().set_hashing_config(what).use_elliptic_key_signer(private_key=signed.parent / "key.pem")
+    signer.sign(signed, signed / "model.sig")
     (told,) = check_signature(signed, signed.parent / "key.pub")
     assert (told["holds"], told["measured"]) == (True, 2)
+    _added(".github/a.py")(signed)
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (False, ".github/a.py was added, where the signature looks at nothing")

@@ -56,6 +56,16 @@ def export(run: Run, **words: str) -> None:
     manifest.add(run.manifest, Entry("export", {"merged": str(run.merged)}, outputs, [], {}, 0.0, manifest.now()))
 
 
+def evaluated(run: Run, **parts: Any) -> Run:
+    """Lays an evaluation beside the run as `finetune evaluate` leaves it."""
+    told = {"format": 1, "sides": {}, "tasks": [], "gate": {"rules": [], "failed": []}, "notes": [], **parts}
+    run.evaluation.parent.mkdir(exist_ok=True)
+    atomic.write_json(run.evaluation, told)
+    outputs = {run.named(run.evaluation): atomic.sha256(run.evaluation)}
+    manifest.add(run.manifest, Entry("evaluate", {}, outputs, [], {}, 0.0, manifest.now()))
+    return run
+
+
 @pytest.fixture(scope="module")
 def made(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with all forms of its model; its base has a licence."""
@@ -376,10 +386,8 @@ def _report(text: str) -> Callable[[Run], None]:
 
 
 def _evaluation(run: Run) -> None:
-    (run.path / "eval").mkdir()
     row = json.loads((run.path.parents[1] / "train.jsonl").read_text().splitlines()[3])["prompt"]
-    told = {"format": 1, "sides": {}, "tasks": [], "gate": {"rules": [], "failed": []}, "notes": [row]}
-    (run.path / "eval" / "evaluation.json").write_text(json.dumps(told))
+    evaluated(run, notes=[row])
 
 
 def _row(run: Run) -> None:
@@ -443,8 +451,11 @@ def test_files_with_examples_go_up_only_when_that_is_wished(run: Run) -> None:
     _row(run)
     (run.path / "eval").mkdir()
     (run.path / "eval" / "items.jsonl").write_text('{"task": "x"}\n')
-    with pytest.raises(ProofFailed, match="repeats a row"):
+    with pytest.raises(ProofFailed, match="repeats a row") as refused:
         staged(run, "adapter")
+    page = run.path / "report.html"
+    fix = f"--with-examples   # its rows are seen then; or mv {page} {run.name}-report.html"
+    assert [problem.fix for problem in refused.value.problems] == [fix]
     found = staged(run, "adapter", with_examples=True)["adapter"]
     assert {"report.html", "eval/items.jsonl"} <= found.keys()
     (run.path / "report.html").unlink()
@@ -476,10 +487,44 @@ def test_a_file_that_is_not_the_proven_one_is_refused(run: Run, hub: Hub) -> Non
     assert hub.asked == []
 
 
+def test_an_evaluation_that_was_edited_is_to_be_made_again_by_its_own_command(run: Run) -> None:
+    append(evaluated(run).evaluation, " ")
+    with pytest.raises(ArtifactError, match=r"evaluation.json is not the one that was proven") as refused:
+        staged(run, "adapter")
+    assert refused.value.problems[0].fix == f"finetune evaluate {run.path}"
+
+
 def test_a_licence_that_is_not_known_keeps_it_from_everybody_unless_there_is_a_reason(run: Run) -> None:
-    with pytest.raises(ProofFailed, match="licence"):
+    with pytest.raises(ProofFailed, match="licence") as refused:
         staged(run, "adapter", private=False)
-    assert staged(run, "adapter", private=False, forced="the rows are ours")
+    wheres = [each.rpartition("  ")[2] for each in refused.value.problems[0].where.split("; ")]
+    assert wheres == ["base", "data.train"], "neither states one"
+    files = staged(run, "adapter", private=False, forced="the rows are ours")["adapter"]
+    assert json.loads(files["manifest.json"])["forced"] == "the rows are ours"
+    assert "forced" not in json.loads(staged(run, "adapter")["adapter"]["manifest.json"])
+
+
+def test_a_failed_gate_keeps_it_back_unless_there_is_a_reason(run: Run) -> None:
+    rule = "held_out loss does not fall"
+    evaluated(run, gate={"rules": [rule], "failed": [f"{rule}: +0.1 [+0.0, +0.2]"]})
+    with pytest.raises(ProofFailed, match="the gate failed") as refused:
+        staged(run, "adapter")
+    problem = refused.value.problems[0]
+    assert (problem.where, problem.why) == (str(run.evaluation), f"{rule}: +0.1 [+0.0, +0.2]")
+    assert problem.fix.startswith("--force REASON")
+    files = staged(run, "adapter", forced="a trial")["adapter"]
+    assert json.loads(files["manifest.json"])["forced"] == "a trial"
+
+
+def test_rules_that_were_not_asked_are_said_and_do_not_refuse(run: Run) -> None:
+    rule = "regression regex drops more than 0.02"
+    said: list[str] = []
+    evaluated(run, gate={"rules": [], "failed": [], "not_asked": [rule]})
+    with staging(run) as place:
+        prepare(run, Asked("acme/legal", ("adapter",)), place, said.append)
+    assert said[0] == (
+        f"rules of the gate that the newest evaluation did not ask: {rule}; finetune evaluate {run.path} asks them"
+    )
 
 
 def test_a_base_that_is_a_folder_has_no_name_until_it_is_told(pico_base: Path, tmp_path: Path) -> None:
@@ -515,6 +560,8 @@ def test_a_dry_run_lists_all_and_asks_nothing_and_the_command_publishes_it(run: 
     listed = {each["repo"]: {file["name"] for file in each["files"]} for each in json.loads(dry.stdout)}
     laid = command(run, hub, *words, "--out", str(tmp_path / "laid"), cwd=tmp_path)
     assert laid.stdout == dry.stdout
+    told = command(run, hub, *words[:3], "--out", str(tmp_path / "told"), cwd=tmp_path)
+    assert told.stdout.splitlines()[-1].endswith(f"laid out in {tmp_path / 'told'}; nothing was sent")
     assert hub.asked == []
     done = command(run, hub, *words, "--quiet", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from finetune.card.text import code, fenced, plain, quoted, table
+from finetune.card.text import code, fenced, plain, quoted, shares, table
 
 HOSTILE = [
     "---\nlicense: mit\n---",
@@ -82,3 +82,17 @@ def test_a_cell_stays_a_cell(text: str) -> None:
 def test_any_word_is_shown_as_it_is(text: str) -> None:
     assert shown(plain(text)) == bare(text)
     assert tags(plain(text)) <= {"p"}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((1.0, 1.0, 1.0), "100.0% [100.0%, 100.0%]"),
+        ((0.952, 0.9, 0.99), "95.2% [90.0%, 99.0%]"),
+        ((0.99983, 0.99977, 0.99989), "99.98% [99.98%, 99.99%]"),
+        ((0.9996, 0.99, 1.0), "99.96% [99.00%, 100.00%]"),
+        ((1.00002, 1.0, 1.00004), "100.002% [100.000%, 100.004%]"),
+    ],
+)
+def test_nearly_all_is_told_from_all(values: tuple[float, float, float], told: str) -> None:
+    assert shares(*values) == told

@@ -143,9 +143,10 @@ def _ledger(run: Run, fix: str) -> Ledger | None:
     told = checking.read(run.ledger, LEDGER, fix)
     for number, step in enumerate(told.steps):
         if step.loss is not None and step.from_adapter is None:
-            raise checking.refused(
-                run.ledger, f"steps.{number}", "it has a loss and not how far from the adapter's", fix
-            )
+            why = "it has a loss, and not how far from the adapter's"
+            raise checking.refused(run.ledger, f"steps.{number}", why, fix)
+        if step.loss is None and not step.not_measured:
+            raise checking.refused(run.ledger, f"steps.{number}", "it has no loss, and no word why", fix)
     if all(step.loss is None for step in told.steps):
         raise checking.refused(run.ledger, "steps", "none has a loss", fix)
     return told

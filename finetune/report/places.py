@@ -31,15 +31,15 @@ FEWEST_LETTERS = 4
 class Places:
     """What is known of the machine on which a page is made."""
 
-    told: tuple[tuple[str, str], ...]
-    """Path -> what is said instead, the longest first."""
+    told: tuple[tuple[re.Pattern[str], str], ...]
+    """Paths, each with what is said instead, the longest first."""
     names: re.Pattern[str] | None
     """Of its user and itself."""
 
     def without(self, text: str) -> str:
         """Leaves of every path in a text what may be told, and of the names of user and host nothing."""
         for path, told in self.told:
-            text = text.replace(path, told)
+            text = path.sub(told.replace("\\", r"\\"), text)
         text = PATH.sub(lambda found: _last(found.group()), text)
         return self.names.sub("…", text) if self.names else text
 
@@ -61,7 +61,7 @@ def places_of(run: Run) -> Places:
     names = [re.escape(name) for name in {Path.home().name, platform.node()} if _is_telling(name)]
     pattern = re.compile(rf"(?<![\w/-])(?:{'|'.join(names)})(?![\w/-])") if names else None
     longest = sorted((path for path in told if path.strip("/.~")), key=len, reverse=True)
-    return Places(tuple((path, told[path]) for path in longest), pattern)
+    return Places(tuple((re.compile(rf"(?<!\w){re.escape(path)}(?![\w-])"), told[path]) for path in longest), pattern)
 
 
 def shown(run: Run) -> Run:

@@ -64,7 +64,17 @@ def fetch_config(base: str, revision: str | None) -> Path:
     return _download(base, revision, ["config.json"])
 
 
-def _download(base: str, revision: str | None, patterns: list[str]) -> Path:
+def fetch_repository(repository: str) -> Path:
+    """Downloads all of a model's repository, of a revision after an @ where one is named; gives its folder.
+
+    Raises:
+        OutsideError: the Hub cannot be reached, or does not give it out.
+    """
+    name, _, revision = repository.partition("@")
+    return _download(name, revision or None, None)
+
+
+def _download(base: str, revision: str | None, patterns: list[str] | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

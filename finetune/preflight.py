@@ -90,7 +90,7 @@ def licence(base: Path, own: bool = False) -> Check:
         base: its folder.
         own: it is a folder of the user's, which may well have none.
     """
-    for file in sorted(base.glob("LICENSE*")):
+    for file in sorted(file for file in base.glob("LICENSE*") if file.is_file()):
         text = " ".join(file.read_text(errors="replace")[:4000].split()).lower()
         for pattern, name in LICENCES.items():
             if re.search(pattern, text):

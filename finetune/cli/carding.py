@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from finetune.cli.targets import STDOUT, check_made
 from finetune.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 SET = typer.Option([], "--set", metavar="card.KEY=VALUE", help="Say it other than the recipe does; may be repeated.")
 
 ARTIFACTS: tuple[Artifact, ...] = ("adapter", "merged", "gguf")
+
+CARD, BILL, SUMMARY = "Fingerprints (sha256): ", '"bomFormat": "CycloneDX"', "# Training content of "
+"""What stands in each file that this command writes, and in none of somebody else."""
 
 REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 
@@ -49,6 +53,9 @@ def card(
     from finetune.run import open_run
 
     facts = read_facts(open_run(run), overrides)
+    for option, file, mark in (("--out", out, CARD), ("--bom", bom, BILL), ("--summary", summary, SUMMARY)):
+        if file is not None and str(file) not in STDOUT:
+            check_made(option, file, facts.run, mark)
     repo = repo_of(repo, chosen) if repo else None
     text = make_card(facts, chosen, repo, made_of)
     if bom is not None:
@@ -65,6 +72,9 @@ def _write(file: Path, text: str) -> None:
     """Writes a file whole, and says that it is there."""
     from finetune.run import atomic
 
+    if str(file) in STDOUT:
+        print(text, end="")
+        return
     with atomic.refusal_told(file, "name another file"):
         atomic.write_text(file, text)
     print(file)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +21,14 @@ if TYPE_CHECKING:
     from finetune.run import Claim
 
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+"""Owner and name, and a branch, a tag or a commit."""
+
+
 def verify(
-    path: Path = typer.Argument(help="A run, a model's folder, an adapter's folder, a GGUF or a folder of them."),
+    path: Path = typer.Argument(
+        help="A run, the folder of a model, an adapter or GGUF files, a GGUF; or owner/name[@revision] on the Hub."
+    ),
     base: Path | None = typer.Option(
         None, "--base", metavar="FOLDER", help="The base. Default: that of the run around."
     ),
@@ -34,7 +42,8 @@ def verify(
     with stopping.heard() as stop:
         stop.idle = f"finetune verify {path}"  # nothing is written
         found = []
-        for claim in _claims(path, base, key, quiet):
+        folder = _folder(path)
+        for claim in _claims(folder, base, key, quiet):
             found.append(claim)
             if not as_json:
                 told = f": {figure(claim['measured'])}" if claim["measured"] != "" else ""
@@ -46,6 +55,20 @@ def verify(
         raise ProofFailed(what, where=str(path), why=f"{wrong[0]['claim']}: {wrong[0]['measured']}")
     if not as_json:
         print(f"{len(found)} of {len(found)} claims hold")
+
+
+def _folder(path: Path) -> Path:
+    """Takes what lies on the disk, else the repository of that name, which is downloaded.
+
+    Raises:
+        OutsideError: the Hub does not give it out.
+    """
+    if path.exists() or path.parent.exists() or not _REPOSITORY.fullmatch(str(path)):
+        return path
+    print(f"no folder {path.parent} is here: downloading {path} from the Hub", file=sys.stderr)
+    from finetune.hub import fetch_repository
+
+    return fetch_repository(str(path))
 
 
 def _claims(path: Path, base: Path | None, key: Path | None, quiet: bool) -> Iterator[Claim]:

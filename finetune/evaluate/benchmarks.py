@@ -113,7 +113,7 @@ def read_benchmark(wish: HarnessTask, renderer: Renderer, thinking: bool, limit:
         "harness": harness,
         "metric": one_line(metric if of_filter == "none" else f"{metric},{of_filter}"),
         "few_shot": sorted({task.get_config("num_fewshot") or 0 for task in tasks}),
-        "versions": {task.task_name: _version(task) for task in tasks},
+        "versions": {task.task_name: version for task in tasks if (version := _version(task))},
         "hub": _of_hub(tasks, limit),
     }
     return Benchmark(metric, of_filter, better, items, told, tuple(_notes(wish, tasks, items)), thinking, tuple(leaves))
@@ -230,8 +230,9 @@ def _likelihood(cost: float, likeliest: bool) -> tuple[float, bool]:
 
 
 def _version(task: Any) -> str:
-    metadata = task.get_config("metadata") or {}
-    return str(metadata.get("version", task.VERSION))
+    """Gives the version that a task says it has; nothing if it says none."""
+    metadata = task.get_config("metadata")
+    return one_line(str(metadata.get("version", ""))) if isinstance(metadata, dict) else ""
 
 
 def _of_hub(tasks: Sequence[Any], limit: int | None) -> dict[str, str] | None:

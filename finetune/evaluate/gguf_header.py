@@ -43,12 +43,7 @@ def read_header(file: Path) -> dict[str, Any]:
                 (kind,) = struct.unpack_from("<I", data, at)
                 fields[name], at = _value(data, at + 4, kind)
             return fields
-    except (
-        ValueError,
-        KeyError,
-        struct.error,
-        MemoryError,
-    ) as error:  # of no bytes, or of bytes that are none of these
+    except (ValueError, struct.error) as error:  # of no bytes, or of bytes that are none of these
         raise ArtifactError("the GGUF file is damaged", where=str(file), why=str(error), fix=AGAIN) from error
 
 
@@ -66,6 +61,8 @@ def check_tokenizer(file: Path, fields: dict[str, Any], folder: Path) -> None:
     told = read_json(folder / "tokenizer.json", "the base's tokenizer")
     ids = {**told["model"]["vocab"], **{token["content"]: token["id"] for token in told["added_tokens"]}}
     tokens = fields.get("tokenizer.ggml.tokens", [])
+    if not isinstance(tokens, list):
+        raise _another("tokenizer", file, f"its tokens are no list but {tokens!r:.60}")
     for token, number in ids.items():
         found = tokens[number] if number < len(tokens) else None
         if found != token:
@@ -90,21 +87,40 @@ def _another(what: str, file: Path, why: str) -> ArtifactError:
 
 
 def _value(data: mmap.mmap, at: int, kind: int) -> tuple[Any, int]:
+    """Reads the value that begins at a byte, and tells where it ends.
+
+    Raises:
+        ValueError: it is of no known type, a list within a list, or longer than the file.
+    """
     if kind == TEXT:
         return _text(data, at)
     if kind == LIST:
-        inner, length = struct.unpack_from("<IQ", data, at)
-        at += 12
-        if inner in NUMBERS:
-            form = f"<{length}{NUMBERS[inner]}"
-            return list(struct.unpack_from(form, data, at)), at + struct.calcsize(form)
-        items = []
-        for _ in range(length):
-            item, at = _value(data, at, inner)
-            items.append(item)
-        return items, at
-    form = f"<{NUMBERS[kind]}"
-    return struct.unpack_from(form, data, at)[0], at + struct.calcsize(form)
+        return _list(data, at)
+    form = _form(kind)
+    return struct.unpack_from(f"<{form}", data, at)[0], at + struct.calcsize(f"<{form}")
+
+
+def _list(data: mmap.mmap, at: int) -> tuple[list[Any], int]:
+    inner, length = struct.unpack_from("<IQ", data, at)
+    at += 12
+    least = 8 if inner == TEXT else struct.calcsize(f"<{_form(inner)}")  # a text begins with its length
+    if length * least > len(data) - at:
+        raise ValueError("it ends within a list")
+    if inner != TEXT:
+        return list(struct.unpack_from(f"<{length}{_form(inner)}", data, at)), at + length * least
+    texts = []
+    for _ in range(length):
+        text, at = _text(data, at)
+        texts.append(text)
+    return texts, at
+
+
+def _form(kind: int) -> str:
+    if kind == LIST:
+        raise ValueError("a list within a list")
+    if kind not in NUMBERS:
+        raise ValueError(f"there is no type {kind} of a value")
+    return NUMBERS[kind]
 
 
 def _text(data: mmap.mmap, at: int) -> tuple[str, int]:

@@ -76,14 +76,14 @@ def evaluate(run: Run, wish: Wish, stop: Stop, say: Say, progress: Progress) -> 
         RunLocked: another process works in the run.
     """
     began, recipe = time.monotonic(), load(run.recipe, wish.overrides)
-    if run.evaluation.is_file():
-        say(f"takes the place of {run.evaluation}, of which the manifest keeps the figures")
     with locked(run):
         folder, inputs = _checked(run)
         plan, (renderer, thinking) = read_plan(run.plan), _as_served(run, recipe, folder)
         asked = settings(renderer, thinking, wish.max_new_tokens)
         jobs, rules = _jobs(run, recipe, folder, renderer, thinking, wish, say)
         ggufs = find_ggufs(run, wish.ggufs, folder, asked)
+        if run.evaluation.is_file():
+            say(f"this takes the place of {run.evaluation}, of which the manifest keeps the figures")
         said, told_sides = {}, {}
         for side in sides_of(run, plan, wish.base, ggufs, asked, wish.cache):
             said[side.name], told_sides[side.name] = _measure(side, jobs, wish.max_new_tokens, progress)

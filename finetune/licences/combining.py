@@ -28,6 +28,19 @@ PASSES_INTO = {
 Source: Creative Commons' list of compatible licences; section 13 of GPL 3, 3 of LGPL 2.1, 3.3 of MPL 2.0.
 """
 
+NOT_WITH = {
+    "gpl-2.0": ("apache-2.0", "ecl-2.0", "afl-3.0", "ms-pl", "lppl-1.3c"),
+    "lgpl-2.1": ("apache-2.0", "ecl-2.0", "afl-3.0", "ms-pl", "lppl-1.3c"),
+    "gpl-3.0": ("afl-3.0", "ms-pl", "lppl-1.3c"),
+    "lgpl-3.0": ("afl-3.0", "ms-pl", "lppl-1.3c"),
+    "agpl-3.0": ("afl-3.0", "ms-pl", "lppl-1.3c"),
+}
+"""Licences that ask for themselves, and those that have terms which they allow nobody to add. GPL 2 means that alone.
+
+Source: the Free Software Foundation's list "Various Licenses and Comments about Them", of LPPL an earlier version; what
+it says of GPL 2 is taken for LGPL 2.1 too, which has the same clause.
+"""
+
 MARKS = {
     "llama": '"Built with Llama" is shown, and the name of a model begins with "Llama"',
     "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
@@ -95,14 +108,13 @@ def combine(base: Stated, data: Sequence[Stated], wished: str | None = None) -> 
         RecipeError: the wish is a misspelt identifier.
     """
     given = [(each, _found(each)) for each in (base, *data)]
-    conflicts, reasons = list(_conflicts(given)), list(_reasons(base, given))
-    left = _left(base, [licence for _, licence in given])
-    chosen, name = left, None
+    left = _left([licence for _, licence in given])
+    chosen, name = (left, None) if wished is None else _wished(wished)
+    conflicts, reasons = list(_conflicts(given, chosen)), list(_reasons(base, given))
     if wished is not None:
-        chosen, name = _wished(wished)
-        if reason := _looser(chosen, left):
-            conflicts.append(("card.license", f"{wished} is wished for, but {reason}"))
-    if chosen.id in ("other", OWN):
+        given_away = dict.fromkeys(_given_away(chosen, [licence for _, licence in given]))
+        conflicts += [("card.license", f"{wished} is wished for, but {each}") for each in given_away]
+    if chosen.id in ("other", OWN):  # the second of a base whose maker says so
         name = name or _slug(_joined(given))
     against = (*conflicts, *reasons)
     publishable: Publishable = "no" if conflicts else "only forced" if reasons else "yes"
@@ -130,7 +142,9 @@ def _reasons(base: Stated, given: Sequence[tuple[Stated, Licence]]) -> Iterator[
         if licence.commercial == "unknown" and each.license and not known(each.license):
             yield key, f"{of} is under a licence that is not known here"
         elif licence.commercial == "unknown":
-            yield key, f"{of} is under terms that are not known here" if each.license else f"{of} states no licence"
+            why = f" ({each.where})" if each is base and each.where else ""
+            told = f"{of} is under terms that are not known here" if each.license else f"{of} states no licence{why}"
+            yield key, told
         if licence.commercial == "no":
             yield key, f"{of} may not be used commercially"
         if licence.derivatives == "no" and each is not base:
@@ -139,7 +153,7 @@ def _reasons(base: Stated, given: Sequence[tuple[Stated, Licence]]) -> Iterator[
             yield key, f"{of} leaves open {licence.doubt}"
 
 
-def _conflicts(given: Sequence[tuple[Stated, Licence]]) -> Iterator[tuple[str, str]]:
+def _conflicts(given: Sequence[tuple[Stated, Licence]], chosen: Licence) -> Iterator[tuple[str, str]]:
     """Tells what cannot be fulfilled at all, and of which key of the recipe that is."""
     base, licence = given[0]
     if licence.derivatives == "no":
@@ -148,13 +162,16 @@ def _conflicts(given: Sequence[tuple[Stated, Licence]]) -> Iterator[tuple[str, s
     if len(alike) > 1:
         yield "data.train", f"{' and '.join(sorted(alike))} each ask for a model under themselves"
         return
-    for each, licence in given:
-        if not alike or licence.id in alike or licence.share_alike:
-            continue
-        (only,) = alike
-        if (licence.commercial == "no" and KNOWN[only].commercial != "no") or licence.restricted:
+    for only in alike:
+        under = chosen.id if chosen.id in PASSES_INTO.get(only, ()) else only
+        for each, licence in given:
             key = "base" if each is base else "data.train"
-            yield key, f"{only} allows no more limits, and {each.name} ({each.license}) has some"
+            if licence.share_alike:
+                continue
+            if (licence.commercial == "no" and KNOWN[under].commercial != "no") or licence.restricted:
+                yield key, f"{under} allows no more limits, and {each.name} ({each.license}) has some"
+            elif licence.id in NOT_WITH.get(under, ()):
+                yield key, f"{under} allows no more terms, and {each.name} ({each.license}) has some"
 
 
 def _folded(ids: set[str]) -> set[str]:
@@ -162,7 +179,7 @@ def _folded(ids: set[str]) -> set[str]:
     return {id for id in ids if not set(PASSES_INTO.get(id, ())) & ids}
 
 
-def _left(base: Stated, licences: Sequence[Licence]) -> Licence:
+def _left(licences: Sequence[Licence]) -> Licence:
     """Gives the licence that is left: the base's, unless some of the data bind more."""
     alike = _folded({licence.id for licence in licences if licence.share_alike})
     if len(alike) == 1:
@@ -175,17 +192,22 @@ def _left(base: Stated, licences: Sequence[Licence]) -> Licence:
     return KNOWN[binding.pop()] if len(binding) == 1 else KNOWN["other"]
 
 
-def _looser(wish: Licence, left: Licence) -> str:
-    """Tells what a wish would give away that what is left does not; nothing if it would not."""
-    if wish.id == left.id:
-        return ""
-    if left.share_alike:
-        return "" if wish.id in PASSES_INTO.get(left.id, ()) else f"{left.id} asks for a model under itself"
-    if left.restricted:
-        return f"the limits of {left.id} must be passed on"
-    if left.commercial == "no" and wish.commercial != "no":
-        return f"{left.id} forbids commercial use"
-    return ""
+def _given_away(wish: Licence, licences: Sequence[Licence]) -> Iterator[str]:
+    """Tells what a wish would give away that one of the licences does not: each is asked, whatever they leave."""
+    alike = _folded({licence.id for licence in licences if licence.share_alike})
+    for licence in licences:
+        if wish.id == licence.id or wish.id in PASSES_INTO.get(licence.id, ()):
+            continue
+        if licence.id in alike:
+            yield f"{licence.id} asks for a model under itself"
+        elif licence.restricted:
+            yield f"the limits of {licence.id} must be passed on"
+        elif licence.commercial == "no" and wish.commercial != "no":
+            yield f"{licence.id} forbids commercial use"
+        elif licence.binds and licence.derivatives == "no" and wish.derivatives != "no":
+            yield f"{licence.id} forbids that changed versions are passed on"
+        elif licence.notice and licence.commercial == "yes" and not wish.notice:
+            yield f"{licence.id} asks that its notice is kept"
 
 
 def _wished(word: str) -> tuple[Licence, str | None]:
@@ -195,7 +217,7 @@ def _wished(word: str) -> tuple[Licence, str | None]:
         RecipeError: it is nearly a known one.
     """
     if (licence := known(word)) is not None:
-        return licence, None
+        return (KNOWN["other"] if licence.id == OWN else licence), None
     near = difflib.get_close_matches(word.lower(), KNOWN, n=1, cutoff=0.8)
     if near:
         why = "the Hub knows licences by their identifiers"

@@ -256,12 +256,13 @@ def _config(file: Path) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(file.read_text())
         lacking = {"lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "peft_type"} - told.keys()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError("the adapter's config cannot be read", where=str(file), why=str(error)) from error
     why = f"it lacks {', '.join(sorted(lacking))}" if lacking else ""
-    if not why and not all(
-        isinstance(alpha, int | float) for alpha in (told["lora_alpha"], *told["alpha_pattern"].values())
-    ):
+    patterns = told["alpha_pattern"] if not why else {}
+    if not why and not isinstance(patterns, dict):
+        why = "its alpha_pattern is no mapping"
+    if not why and not all(isinstance(alpha, int | float) for alpha in (told["lora_alpha"], *patterns.values())):
         why = "its lora_alpha is no number"
     if not why and (told["peft_type"] != "LORA" or told.get("bias", "none") != "none"):
         why = "it is of another kind than LoRA on linear layers without biases"

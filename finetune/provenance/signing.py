@@ -5,19 +5,31 @@ It needs the extra `signing` and no network: `model.sig` holds the hash of each 
 
 from __future__ import annotations
 
+import base64
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from finetune.errors import ArtifactError, OutsideError, RecipeError
 from finetune.run import Claim, claim
 
 SIGNATURE = "model.sig"
 
-UNSIGNED = (SIGNATURE, ".cache/huggingface")
-"""What is not signed: the signature itself, and what `hf download --local-dir` puts beside the files."""
+DOWNLOADED, ATTRIBUTES, CLONE = ".cache/huggingface", ".gitattributes", ".git"
+"""What is not signed beside the signature: what `hf download --local-dir` keeps, what the Hub adds, a clone's folder.
+
+What has such a name and is something else is signed as any other.
+"""
+
+OF_CLONE = ("HEAD", "config", "objects", "refs")
+"""What lies in every folder .git. Source: git's gitrepository-layout."""
+
+NO_BUNDLE = (KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What reading a bundle ends in, here and in the package, where it is JSON of another kind."""
 
 NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem && openssl ec -in key.pem -pubout -out pub.pem"
 
@@ -49,7 +61,7 @@ def sign(folder: Path, key: Path) -> Path:
     if key.resolve().is_relative_to(folder.resolve()):
         fix = "move the key elsewhere"
         raise RecipeError("the key lies in what is signed", where=str(key), why="it would be given away", fix=fix)
-    what = hashing.Config().set_ignored_paths(paths=UNSIGNED)
+    what = hashing.Config().set_ignored_paths(paths=(SIGNATURE, *_left_out(folder)), ignore_git_paths=False)
     try:
         signer = signing.Config().set_hashing_config(what).use_elliptic_key_signer(private_key=key)
         signer.sign(folder, signature)
@@ -87,12 +99,30 @@ def check_signature(folder: Path, key: Path) -> Iterator[Claim]:
     except ArtifactError as error:
         yield claim(told, error.problems[0].why, holds=False)
         return
-    signed = [file for file in folder.rglob("*") if file.is_file() and not _is_unsigned(file.relative_to(folder))]
-    yield claim(told, len(signed))
+    left_out = _left_out(folder)
+    yield claim(told, sum(_within(file, folder, (SIGNATURE, *left_out)) is None for file in _files(folder)))
+    if left_out:
+        yield claim("not signed and not looked at: what git and downloads keep", ", ".join(left_out))
 
 
-def _is_unsigned(name: Path) -> bool:
-    return any(name.is_relative_to(each) for each in UNSIGNED)
+def _left_out(folder: Path) -> tuple[str, ...]:
+    """Names what is there and is not signed, but for the signature."""
+    is_clone = all((folder / CLONE / name).exists() for name in OF_CLONE)
+    there = {
+        DOWNLOADED: (folder / DOWNLOADED).is_dir(),
+        ATTRIBUTES: (folder / ATTRIBUTES).is_file(),
+        CLONE: is_clone,
+    }
+    return tuple(name for name, is_it in there.items() if is_it)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in sorted(folder.rglob("*")) if file.is_file())
+
+
+def _within(file: Path, folder: Path, names: Iterable[str]) -> str | None:
+    """Tells which of the names of a folder a file lies under."""
+    return next((name for name in names if file.relative_to(folder).is_relative_to(name)), None)
 
 
 def _compare(folder: Path, signature: Path, key: Path) -> None:
@@ -110,10 +140,46 @@ def _compare(folder: Path, signature: Path, key: Path) -> None:
     except (ValueError, AttributeError) as error:  # it asks the curve of keys that have none
         why = f"it is not the public half of an elliptic-curve key: {_short(error)}"
         raise RecipeError("this key cannot verify", where=f"--key {key}", why=why, fix=NEW_KEY) from error
+    left_out = _left_out(folder)
     try:
-        verifier.verify(folder, signature)
-    except (ValueError, KeyError, OSError, InvalidSignature) as error:
+        how = _serialization(signature)
+        verifier.set_hashing_config(_hashing(how, (SIGNATURE, *left_out))).verify(folder, signature)
+        passed_over = [str(name) for name in how.get("ignore_paths", ())]
+    except NO_BUNDLE as error:
+        why = f"it is no bundle of model signing: {type(error).__name__}: {_short(error)}"
+        raise ArtifactError("the signature does not hold", where=str(signature), why=why) from error
+    except (ValueError, OSError, InvalidSignature) as error:
         raise ArtifactError("the signature does not hold", where=str(signature), why=_short(error)) from error
+    looked_at = [file for file in _files(folder) if _within(file, folder, (SIGNATURE, *left_out)) is None]
+    if added := [file for file in looked_at if _within(file, folder, passed_over) is not None]:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in added)
+        why = f"{names[:200]} was added, where the signature looks at nothing"
+        raise ArtifactError("the signature does not hold", where=str(signature), why=why)
+
+
+def _serialization(signature: Path) -> dict[str, Any]:
+    """Reads how the files were hashed, which verifying makes sure of."""
+    payload = json.loads(signature.read_text(encoding="utf-8"))["dsseEnvelope"]["payload"]
+    told: dict[str, Any] = json.loads(base64.b64decode(payload))["predicate"]["serialization"]
+    return told
+
+
+def _hashing(how: dict[str, Any], left_out: Iterable[str]) -> Any:
+    """Hashes as a signature does, but leaves out what is named alone; the package would leave out all of `.git*`.
+
+    Raises:
+        ValueError: it says of no way to hash that is known.
+    """
+    from model_signing import hashing
+
+    config, kind = hashing.Config(), how["hash_type"]
+    if how["method"] == "files":
+        config.use_file_serialization(hashing_algorithm=kind)
+    elif how["method"] == "shards":
+        config.use_shard_serialization(hashing_algorithm=kind, shard_size=int(how["shard_size"]))
+    else:
+        raise ValueError(f"its files were hashed by {how['method']!r:.60}, which is not known here")
+    return config.set_ignored_paths(paths=left_out, ignore_git_paths=False)
 
 
 def _public(key: Path) -> bytes:
@@ -139,7 +205,7 @@ def _public(key: Path) -> bytes:
 def _short(error: Exception) -> str:
     """Says in a line what is wrong; of a folder that differs, which files."""
     text = " ".join(str(error).split())
-    if files := re.findall(r"Hash mismatch for '([^']*)'", text):
+    if files := re.findall(r"Hash mismatch for \\?'([^'\\]*)", text):
         return f"{', '.join(files[:5])} {'is' if len(files) == 1 else 'are'} not what was signed"
     if found := re.search(r"(Extra|Missing) files[^:]*: ([^\"\]]*)", text):
         return f"{found[2][:200]} {'was added' if found[1] == 'Extra' else 'is missing'}"

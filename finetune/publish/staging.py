@@ -109,7 +109,9 @@ def stage(
         for name in (*BESIDE, *(WITH_EXAMPLES if with_examples else ())):
             if (run.path / name).is_file() and name not in sources:
                 sources[name] = run.path / name
-        for file in (found for pattern in OF_BASE for found in sorted(base.glob(pattern))) if base else ():
+        for file in (
+            (found for pattern in OF_BASE for found in sorted(base.glob(pattern)) if found.is_file()) if base else ()
+        ):
             sources.setdefault(file.name, file)
         for name, file in sources.items():
             _lay(file, folder / name)

@@ -22,6 +22,10 @@ MOST_LETTERS = 1_600
 MARKS = {"better": "▲", "worse": "▼", "no evidence": "○"}
 
 
+class Said(str):
+    """What was asked or answered: it is shown as it was, whatever paths stand in it."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One comparison."""
@@ -167,7 +171,8 @@ def asked_alike(evaluation: Evaluation) -> list[tuple[str, str]]:
         values = set(by_side.values())
         same = values.pop() if len(values) == 1 else ""
         if same or (len(by_side) > 1 and any(by_side.values())):
-            told.append((what, same or "; ".join(f"{name}: {value}" for name, value in by_side.items())))
+            text = same or "; ".join(f"{name}: {value}" for name, value in by_side.items())
+            told.append((what, Said(readable(text)) if what == "system prompt" else text))
     return told
 
 
@@ -210,14 +215,14 @@ def _shown(item: Item) -> dict[str, Any]:
     before, after = (each or "" for each in said)
     return {
         "place": item.place or f"item {item.item}",
-        "brief": _brief(prompt, 100, end=True),
+        "brief": Said(_brief(prompt, 100, end=True)),
         "weighed": weighed,
-        "brief_before": _brief(before, 64),
-        "brief_after": _brief(after, 64),
-        "prompt": cut(prompt),
-        "expected": cut(words(item.expected)) if item.expected is not None else "",
-        "before": cut(before),
-        "after": cut(after),
+        "brief_before": Said(_brief(before, 64)),
+        "brief_after": Said(_brief(after, 64)),
+        "prompt": Said(cut(prompt)),
+        "expected": Said(cut(words(item.expected)) if item.expected is not None else ""),
+        "before": Said(cut(before)),
+        "after": Said(cut(after)),
     }
 
 
@@ -243,7 +248,7 @@ def cut(text: str) -> str:
 def readable(text: str) -> str:
     """Spells out what a browser would hide or obey: control characters, and turns of direction."""
     return re.sub(
-        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]",
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]",
         lambda match: f"\\u{ord(match[0]):04x}",
         text.replace("\r\n", "\n"),
     )

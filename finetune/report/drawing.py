@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.report.checking import is_figure
 from finetune.report.telling import MINUS
 from finetune.statistics import Interval
 
@@ -16,6 +17,9 @@ MARGIN = 10.0
 CURVE_WIDTH, CURVE_HEIGHT = 1000.0, 300.0
 MOST_POINTS = 500
 """Of a curve; of more steps, means of neighbours are drawn."""
+
+LEAST = 1e-12
+"""Of a span that is drawn: of a smaller one, floats have no round parts."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Tick:
 def forest_scale(differences: Iterable[tuple[Interval, float | None]]) -> Scale:
     """Gives an axis with nothing in its middle, wide enough for all."""
     reach = max((abs(end) for each, sees in differences for end in (each.low, each.high, sees or 0.0)), default=0.0)
-    reach = 1.05 * reach or 1.0
+    reach = 1.05 * reach if reach > LEAST else 1.0
     return Scale(-reach, reach, MARGIN, FOREST_WIDTH - MARGIN)
 
 
@@ -88,7 +92,8 @@ def forest_ticks(scale: Scale, factor: float) -> list[Tick]:
 
 def axis(low: float, high: float, begin: float, end: float, count: int = 4) -> tuple[Scale, list[Tick]]:
     """Gives an axis over round numbers that holds both ends."""
-    step = _step(high - low or abs(high) or 1.0, count)
+    span = max(abs(low), abs(high))
+    step = _step(next(each for each in (high - low, span, 1.0) if each > LEAST * max(span, 1.0)), count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     last = max(last, first + 1)
     scale = Scale(first * step, last * step, begin, end)
@@ -100,8 +105,8 @@ def loss_curve(records: Sequence[dict[str, Any]], steps: int) -> dict[str, Any] 
 
     Held-out losses are points: a line from the base to the first of them would show a fall that nobody measured.
     """
-    train = [(r["step"], r["loss"]) for r in records if "loss" in r and math.isfinite(r["loss"])]
-    held = [(r["step"], r["held_out_loss"]) for r in records if math.isfinite(r.get("held_out_loss", math.nan))]
+    train = [(r["step"], r["loss"]) for r in records if "loss" in r and is_figure(r["loss"])]
+    held = [(r["step"], r["held_out_loss"]) for r in records if is_figure(r.get("held_out_loss"))]
     if not train and not held:
         return None
     losses = [loss for _, loss in train + held]

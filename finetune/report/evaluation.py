@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from finetune.errors import ArtifactError
+from finetune.report import checking
 from finetune.statistics import Better, Interval, Verdict
 
 FORMAT = 1
@@ -19,6 +19,9 @@ BASE, TUNED = "base", "tuned"
 
 HARNESS = "lm_eval"
 """The kind of a task of lm-evaluation-harness, whose metric may be any number."""
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 MOST_FLIPS = 12
 """Of a task and a direction, that are shown whole; all of them are counted."""
@@ -48,10 +51,10 @@ class Pair:
     difference: Interval
     """The other's figure minus the one's."""
     verdict: Verdict
-    p: float | None = None
-    p_holm: float | None = None
+    p: Share | None = None
+    p_holm: Share | None = None
     """The same as it is among the other tasks."""
-    sees: float | None = None
+    sees: Annotated[float, Field(ge=0)] | None = None
     """The smallest change that this set shows."""
 
 
@@ -59,8 +62,8 @@ class Pair:
 class Flipped:
     """How many items changed sides from base to tuned."""
 
-    gained: int
-    lost: int
+    gained: Count
+    lost: Count
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Majority:
     """The answer that is expected most often, and how often."""
 
     label: str
-    share: float
+    share: Share
     """What always giving it would score."""
 
 
@@ -81,7 +84,7 @@ class Task:
     set: Literal["domain", "regression"]
     unit: str
     better: Better
-    items: int
+    items: Count
     scores: dict[str, Interval]
     pairs: tuple[Pair, ...]
     flips: Flipped | None = None
@@ -191,10 +194,14 @@ def read_evaluation(file: Path, fix: str) -> Evaluation:
     Raises:
         ArtifactError: it is not one; it names the first field that is not as it should be.
     """
-    try:
-        return _EVALUATION.validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise _not_one(str(file), "the evaluation cannot be read", error, fix) from None
+    what = "the evaluation cannot be read"
+    told = checking.read(file, _EVALUATION, fix, what)
+    for number, task in enumerate(told.tasks):
+        for place, pair in enumerate(task.pairs):
+            if absent := {pair.one, pair.other} - task.scores.keys():
+                why = f"it compares {min(absent)}, of which there is no score"
+                raise checking.refused(file, f"tasks.{number}.pairs.{place}", why, fix, what)
+    return told
 
 
 def read_flips(file: Path, fix: str) -> dict[str, Flips]:
@@ -265,10 +272,5 @@ def _items(file: Path, fix: str) -> Iterator[Item]:
             try:
                 yield _ITEM.validate_json(line)
             except ValidationError as error:
-                raise _not_one(f"{file}:{number}", "an item of the evaluation cannot be read", error, fix) from None
-
-
-def _not_one(where: str, what: str, error: ValidationError, fix: str) -> ArtifactError:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return ArtifactError(what, where=f"{where}  {place}" if place else where, why=first["msg"], fix=fix)
+                what = "an item of the evaluation cannot be read"
+                raise checking.invalid(f"{file}:{number}", what, error, fix) from None

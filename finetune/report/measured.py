@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import asdict
 from typing import Any
 
 from finetune.data.sources import sources_of
 from finetune.report import drawing
 from finetune.report.reading import Evidence
 from finetune.report.telling import duration, is_hash, named, percent, signed, size, when
+from finetune.report.told import Form
 
 MOST_NAMED = 7
 """Parts of a plan that are named; the smaller ones are told together."""
@@ -17,7 +19,7 @@ MOST_NAMED = 7
 def data(evidence: Evidence) -> dict[str, Any] | None:
     """Tells what was read and what became of it; None for a run that does not tell."""
     told = evidence.manifest.get("data")
-    if not isinstance(told, dict):
+    if told is None:
         return None
     tokens, learnt = told.get("tokens"), told.get("learnt_tokens")
     tiles = [
@@ -128,60 +130,58 @@ def ledger(evidence: Evidence) -> dict[str, Any] | None:
     told = evidence.ledger
     if told is None:
         return None
-    losses = [line["loss"] for line in told["steps"] if "loss" in line]
-    ends = [each[end] for each in losses for end in ("low", "high")]
+    ends = [end for form in told.steps if form.loss for end in (form.loss.low, form.loss.high)]
     scale, ticks = drawing.axis(min(ends), max(ends), drawing.MARGIN, drawing.FOREST_WIDTH - drawing.MARGIN, 3)
     return {
-        "rows": [_of_ledger(line, scale) for line in told["steps"]],
+        "rows": [_of_ledger(form, scale) for form in told.steps],
         "ticks": ticks,
-        "advice": told.get("advice", []),
-        "examples": told["examples"],
-        "unit": told["unit"],
+        "advice": told.advice,
+        "examples": told.examples,
+        "unit": told.unit,
     }
 
 
-def _of_ledger(line: dict[str, Any], scale: drawing.Scale) -> dict[str, Any]:
-    name = f"GGUF {line['weights']}" if line["name"] == "gguf" else line["name"]
-    row = {"name": name, "beneath": line["engine"] if line["name"] == "gguf" else line["weights"]}
-    row |= {"size": size(line["bytes"]) if line["bytes"] else "", "missing": line.get("not_measured") or ""}
-    if "loss" in line:
-        loss, kept = line["loss"], line["kept"]
-        row["loss"] = f"{loss['value']:.4f}"
-        row["mark"] = {end: scale.at(loss[end]) for end in ("value", "low", "high")}
-        row["away"] = signed(f"{line['from_adapter']['value']:.4f}") if line["name"] != "adapter" else ""
-        if kept and line["name"] not in ("base", "adapter"):
-            row["kept"] = percent(kept["value"])
-            row["kept_span"] = f"{percent(kept['low'])} to {percent(kept['high'])}"
-            row["kept_width"] = round(80 * min(max(kept["value"], 0.0), 1.0), 1)
+def _of_ledger(form: Form, scale: drawing.Scale) -> dict[str, Any]:
+    is_gguf = form.name == "gguf"
+    row: dict[str, Any] = {"name": f"GGUF {form.weights}" if is_gguf else form.name}
+    row |= {"beneath": form.engine if is_gguf else form.weights}
+    row |= {"size": size(form.bytes) if form.bytes else "", "missing": form.not_measured or ""}
+    if form.loss and form.from_adapter:
+        row["loss"] = f"{form.loss.value:.4f}"
+        row["mark"] = {end: scale.at(value) for end, value in asdict(form.loss).items()}
+        row["away"] = signed(f"{form.from_adapter.value:.4f}") if form.name != "adapter" else ""
+        if (kept := form.kept) and form.name not in ("base", "adapter"):
+            row["kept"] = percent(kept.value)
+            row["kept_span"] = f"{percent(kept.low)} to {percent(kept.high)}"
+            row["kept_width"] = round(80 * min(max(kept.value, 0.0), 1.0), 1)
     return row
 
 
 def routers(evidence: Evidence) -> dict[str, Any] | None:
     """Tells how a mixture's routers share tokens out, before and after; None for a dense base."""
-    told = evidence.router
+    told = evidence.routers
     if told is None:
         return None
-    layers, summary = told["layers"], told["summary"]
+    layers, summary = told.layers, told.summary
     width, height = drawing.CURVE_WIDTH, 150.0
-    top = max(layer[side]["skew"] for layer in layers for side in ("before", "after"))
+    top = max(side.skew for layer in layers for side in (layer.before, layer.after))
     up, y_ticks = drawing.axis(1.0, top, height - 22, 10, 3)
     pitch = (width - 60) / len(layers)
     places = [
         {
             "x": round(46 + pitch * (number + 0.5), 1),
-            "before": up.at(layer["before"]["skew"]),
-            "after": up.at(layer["after"]["skew"]),
-            "told": f"layer {number}: {layer['before']['skew']:.2f} to {layer['after']['skew']:.2f}, "
-            f"{layer['rerouted']:.1%} rerouted",
+            "before": up.at(layer.before.skew),
+            "after": up.at(layer.after.skew),
+            "told": f"layer {number}: {layer.before.skew:.2f} to {layer.after.skew:.2f}, {layer.rerouted:.1%} rerouted",
             "label": str(number) if number % max(1, len(layers) // 10) == 0 else "",
         }
         for number, layer in enumerate(layers)
     ]
-    before, after = summary["before"], summary["after"]
+    before, after = summary.before, summary.after
     tiles = [
-        (f"{summary['rerouted']:.1%}", "of choices go to other experts"),
-        (f"{before['skew']:.2f} → {after['skew']:.2f}", "busiest expert over the mean"),
-        (f"{before['idle']:,} → {after['idle']:,}", f"idle experts, of {summary['experts']:,}"),
+        (f"{summary.rerouted:.1%}", "of choices go to other experts"),
+        (f"{before.skew:.2f} → {after.skew:.2f}", "busiest expert over the mean"),
+        (f"{before.idle:,} → {after.idle:,}", f"idle experts, of {summary.experts:,}"),
     ]
     return {
         "places": places,
@@ -189,7 +189,7 @@ def routers(evidence: Evidence) -> dict[str, Any] | None:
         "width": width,
         "height": height,
         "tiles": tiles,
-        "rows": told["rows"],
+        "rows": told.rows,
     }
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from finetune import atomic
 from finetune.errors import ArtifactError
 from finetune.plan import Plan, read_plan
 from finetune.recipe import Recipe, load
+from finetune.report import checking
 from finetune.report.evaluation import Evaluation, Flips, read_evaluation, read_flips, repeated
-from finetune.run import Run, manifest, metrics, outputs
+from finetune.report.told import CHAIN, LEDGER, ROUTERS, Ledger, Routers
+from finetune.run import Run, anew, manifest, metrics, outputs
+
+ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,15 @@ class Evidence:
     """Task -> the items that changed sides."""
     repeated: dict[str, str]
     """Task -> the earlier one whose answers it counts again."""
-    ledger: dict[str, Any] | None
-    router: dict[str, Any] | None
+    ledger: Ledger | None
+    routers: Routers | None
     sources: tuple[Source, ...]
+
+    @property
+    def evaluation_sha256(self) -> str:
+        """Of evaluation.json; empty where there is none."""
+        named = self.run.named(self.run.evaluation)
+        return next((source.sha256 for source in self.sources if source.name == named), "")
 
     def last(self, stage: str) -> dict[str, Any] | None:
         """The newest entry of a stage, if it finished."""
@@ -55,7 +68,13 @@ def read_evidence(run: Run) -> Evidence:
     Raises:
         ArtifactError: a file is damaged, or is not the one that the manifest proved.
     """
+    with _refusal_told(run):
+        return _read(run)
+
+
+def _read(run: Run) -> Evidence:
     told = manifest.read_begun(run.manifest)
+    checking.read(run.manifest, CHAIN, f"put {run.manifest.name} back from a copy, or begin anew: {anew(run)}")
     evaluate, ledger = (outputs.command(verb, run) for verb in ("evaluate", "ledger"))
     made = outputs.made_by(told)
     for file, fix in ((run.evaluation, evaluate), (run.evaluated_items, evaluate), (run.ledger, ledger)):
@@ -67,33 +86,70 @@ def read_evidence(run: Run) -> Evidence:
     return Evidence(
         run=run,
         recipe=load(run.recipe),
-        plan=read_plan(run.plan),
+        plan=_plan(run),
         manifest=told,
-        records=metrics.read(run.metrics),
+        records=_records(run),
         evaluation=evaluation,
         flips=flips,
         repeated=repeated(evaluation, flips) if evaluation else {},
-        ledger=_json(run.ledger, "steps", ledger),
-        router=_json(run.router, "layers", "finetune train writes it: train again"),
+        ledger=_ledger(run, ledger),
+        routers=checking.read(run.router, ROUTERS, f"{anew(run)}   # training writes it")
+        if run.router.is_file()
+        else None,
         sources=_sources(run, made),
     )
 
 
-def _json(file: Path, key: str, fix: str) -> dict[str, Any] | None:
-    """Reads one of our JSON files; None where it is not there.
+@contextmanager
+def _refusal_told(run: Run) -> Iterator[None]:
+    """Tells a file that nobody lets us read as what it is.
 
     Raises:
-        ArtifactError: it is not JSON, or lacks what it is about.
+        ArtifactError: there is one.
     """
-    if not file.is_file():
-        return None
     try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file.name} cannot be read", where=str(file), why=str(error), fix=fix) from error
-    if not isinstance(value, dict) or key not in value:
-        raise ArtifactError(f"{file.name} cannot be read", where=str(file), why=f"it lacks {key}", fix=fix)
-    return value
+        yield
+    except OSError as error:
+        name = str(error.filename or run.path)
+        fix = f"ls -l {shlex.quote(name)}   tells who may read it"
+        raise ArtifactError("a file of the run cannot be read", where=name, why=str(error.strerror), fix=fix) from error
+
+
+def _plan(run: Run) -> Plan:
+    plan = read_plan(run.plan)
+    checking.read(run.plan, ANY, f"put {run.plan.name} back from a copy, or begin anew: {anew(run)}")
+    return plan
+
+
+def _records(run: Run) -> list[dict[str, Any]]:
+    """Reads the metrics; a loss may be no figure, as a failed run has it, but not a step or a speed."""
+    records = metrics.read(run.metrics)
+    for number, record in enumerate(records, start=1):
+        for key in ("step", "step_seconds", "tokens_per_second"):
+            if key in record and not (checking.is_figure(record[key]) and record[key] >= 0):
+                raise ArtifactError(
+                    "a line of the run's metrics is damaged",
+                    where=f"{run.metrics}:{number}  {key}",
+                    why="it is no figure",
+                    fix=f"sed -i {number}d {shlex.quote(str(run.metrics))}",
+                )
+    return records
+
+
+def _ledger(run: Run, fix: str) -> Ledger | None:
+    """Reads the ledger; None where there is none."""
+    if not run.ledger.is_file():
+        return None
+    told = checking.read(run.ledger, LEDGER, fix)
+    for number, step in enumerate(told.steps):
+        if step.loss is not None and step.from_adapter is None:
+            why = "it has a loss, and not how far from the adapter's"
+            raise checking.refused(run.ledger, f"steps.{number}", why, fix)
+        if step.loss is None and not step.not_measured:
+            raise checking.refused(run.ledger, f"steps.{number}", "it has no loss, and no word why", fix)
+    if all(step.loss is None for step in told.steps):
+        raise checking.refused(run.ledger, "steps", "none has a loss", fix)
+    return told
 
 
 def _sources(run: Run, made: dict[str, tuple[str, str]]) -> tuple[Source, ...]:

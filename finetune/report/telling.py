@@ -44,7 +44,7 @@ def cost(pair: Pair, task: Task) -> str:
 
 def share_of_effect(pair: Pair, task: Task) -> str:
     """Writes a loss as a share of the tuning's effect; nothing where no effect is shown."""
-    if task.main is None or task.main.verdict != "better":
+    if task.main is None or task.main.verdict != "better" or not task.main.difference.value:
         return ""
     return f"{percent(abs(pair.difference.value / task.main.difference.value))} of the tuning's effect"
 

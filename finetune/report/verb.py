@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from finetune import __version__, atomic
 from finetune.report import compared, heading, measured, telling
 from finetune.report.drawing import loss_curve
 from finetune.report.evaluation import BASE, TUNED
+from finetune.report.places import Places, places_of, shown
 from finetune.report.reading import Evidence, read_evidence
 from finetune.run import Run, outputs, resume
 
 _HERE = Path(__file__).parent
 
+MARK = '<meta name="finetune-run" content="'
+"""By which a page of ours is known."""
+
 
 def report(run: Run, out: Path) -> dict[str, Any]:
-    """Writes the page, and gives what it says in short.
+    """Writes the page, and gives what it says in short and where it lies.
 
     Args:
         run: finished or not; what was not made yet is named with the command that makes it.
@@ -28,31 +33,47 @@ def report(run: Run, out: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: a file of the run is damaged or another one than was proven; or nothing can be written there.
     """
-    evidence = read_evidence(run)
-    head = heading.headline(evidence)
-    text = page(evidence, head)
+    told, text = written(run)
     with atomic.refusal_told(out, "--out ANOTHER-FILE"):
         atomic.write_text(out, text)
-    return {
+    return {**told, "report": str(out)}
+
+
+def written(run: Run) -> tuple[dict[str, Any], str]:
+    """Gives what a report says in short, and the text of its page.
+
+    Args:
+        run: as for `report`.
+
+    Raises:
+        ArtifactError: a file of the run is damaged or another one than was proven.
+    """
+    evidence = read_evidence(run)
+    head = heading.headline(evidence)
+    told = {
         "run": run.name,
         "verdict": asdict(head),
         "tasks": _tasks(evidence),
         "gate": asdict(evidence.evaluation.gate) if evidence.evaluation else None,
-        "missing": missing(evidence),
-        "report": str(out),
+        "missing": missing(evidence, run),
     }
+    return told, page(evidence, head)
 
 
 def page(evidence: Evidence, head: heading.Headline) -> str:
-    """Renders the page; every text in it is escaped, and its policy allows its own style and nothing else."""
+    """Renders the page; every text in it is escaped, and its policy allows its own style and nothing else.
+
+    No path, host or user of a machine stands in it, but what items of the evaluation asked and were answered.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    places = places_of(evidence.run)
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True,
         loader=FileSystemLoader(_HERE),
         undefined=StrictUndefined,
-        finalize=_readable,
+        finalize=partial(_readable, places),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -63,20 +84,25 @@ def page(evidence: Evidence, head: heading.Headline) -> str:
         head=head,
         version=__version__,
         evidence=evidence,
-        missing=missing(evidence),
+        missing=missing(evidence, shown(evidence.run)),
         marks=compared.MARKS,
         **_parts(evidence),
     )
 
 
-def _readable(value: Any) -> Any:
-    """Spells out what hides in any text; what a template drew stays as it is."""
-    return compared.readable(value) if type(value) is str else value
+def _readable(places: Places, value: Any) -> Any:
+    """Spells out what hides in any text, and shortens its paths; what a template drew stays as it is."""
+    return compared.readable(places.without(value)) if type(value) is str else value
 
 
-def missing(evidence: Evidence) -> dict[str, str]:
-    """Gives of each part that is not there the command that makes it."""
-    run, found = evidence.run, {}
+def missing(evidence: Evidence, run: Run) -> dict[str, str]:
+    """Gives of each part that is not there the command that makes it.
+
+    Args:
+        evidence: of the run.
+        run: as the commands call it.
+    """
+    found = {}
     if evidence.last("train") is None:
         found["training"] = resume(run.path)
     if evidence.evaluation is None:

@@ -191,7 +191,7 @@ def open_run(path: Path) -> Run:
         "this folder is not a run" if os.path.isdir(path) else "there is no such run",
         where=str(path),
         why=f"{', '.join(absent)} missing" if os.path.isdir(path) else "",
-        fix=" or ".join(str(candidate) for candidate in near) or "finetune train RECIPE.yaml   starts one",
+        fix=" or ".join(str(candidate) for candidate in near) or "finetune train RECIPE.yaml   # starts one",
     )
 
 

@@ -108,14 +108,24 @@ def read_begun(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: as `read` does, or one of these is missing.
     """
+    value = read_chain(path)
+    if not isinstance(value.get("notes"), list):
+        raise _refusal(path, "it lacks the list of notes")
+    return value
+
+
+def read_chain(path: Path) -> dict[str, Any]:
+    """The same without the notes, which a published manifest lacks: they name files and lines of rows.
+
+    Raises:
+        ArtifactError: as `read_begun` does.
+    """
     value = read(path)
     for part, keys in BEGUN.items():
         if not isinstance(value.get(part), dict) or not value[part].keys() >= keys:
             raise _refusal(path, f"its {part} lacks one of {', '.join(sorted(keys))}")
     if wrong := [key for key in HASHES if not isinstance(value["contract"][key], str)]:
         raise _refusal(path, f"its contract's {wrong[0]} is no hash")
-    if not isinstance(value.get("notes"), list):
-        raise _refusal(path, "it lacks the list of notes")
     return value
 
 

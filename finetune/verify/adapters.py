@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,6 +30,7 @@ def check_adapter(folder: Path, base: Path) -> Iterator[Claim]:
     Raises:
         ArtifactError: it cannot be read, or part of it has no place in the base.
     """
+    read_config(folder)
     parameters = read_architecture(base).parameters()
     num_experts = max(experts_in(name, parameters) for name in parameters)
     names = Adapter(folder).stored
@@ -45,6 +47,26 @@ def check_adapter(folder: Path, base: Path) -> Iterator[Claim]:
             raise ArtifactError("the adapter's experts are not whole", where=str(folder), why=str(error)) from error
         shutil.copy(folder / CONFIG, back / CONFIG)
         yield from _check(Adapter(back), parameters)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads an adapter's config as what it should be at the least: an object, and one of alphas in it.
+
+    Raises:
+        ArtifactError: it is another kind of JSON, or none.
+    """
+    file = folder / CONFIG
+    fix = f"put {CONFIG} back from a copy, or from where the adapter came from"
+    try:
+        told = json.loads(file.read_bytes())
+        wrong = "" if isinstance(told, dict) else f"it holds a {type(told).__name__} and should hold an object"
+    except (OSError, ValueError, RecursionError) as error:
+        told, wrong = {}, f"{type(error).__name__}: {error}"
+    if not wrong and not isinstance(told.get("alpha_pattern", {}), dict):
+        wrong = f"its alpha_pattern is a {type(told['alpha_pattern']).__name__} and should be an object"
+    if wrong:
+        raise ArtifactError("the adapter's config cannot be read", where=str(file), why=wrong, fix=fix)
+    return dict(told)
 
 
 def _check(adapter: Adapter, parameters: dict[str, tuple[int, ...]]) -> Iterator[Claim]:

@@ -35,7 +35,7 @@ def check_chain(run: Run, base: Path | None, progress: Callable[[str, int, int],
     stages: dict[tuple[str, Path], dict[str, str]] = defaultdict(dict)
     for name, (digest, stage) in made.items():
         stages[stage, Path(name).parent][name] = digest
-    there = {name: run.path / name for name in made if (run.path / name).is_file()}
+    there = {name: run.path / name for name in made if _is_there(run.path / name)}
     done, whole = 0, sum(file.stat().st_size for file in there.values())
     for (stage, folder), files in stages.items():
         shown = f"{stage}: {folder if folder != Path() else 'the run'}"
@@ -55,6 +55,14 @@ def check_chain(run: Run, base: Path | None, progress: Callable[[str, int, int],
         yield claim("no stage is finished yet", 0)
     for link in links(told):
         yield claim(link.told, link.missing or link.count, holds=link.holds)
+
+
+def _is_there(file: Path) -> bool:
+    """Tells whether a file is there; one whose name no file can have is not."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
 
 
 def _same(told: str, wanted: str, found: str) -> Claim:

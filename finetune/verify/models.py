@@ -38,7 +38,8 @@ def check_model(folder: Path, base: Path | None, progress: Callable[[str, int, i
     """
     config = read_json(folder / "config.json", "the model's config")
     names = config.get("architectures") or ["none"]
-    yield claim("the class that vLLM and SGLang serve", names[0], holds=names[0] in CLASSES)
+    served = str(names[0] if isinstance(names, list) else names)
+    yield claim("the class that vLLM and SGLang serve", served, holds=isinstance(names, list) and served in CLASSES)
     quantised = "quantization_config" in config
     yield claim("weights are not quantised, as converters want them", not quantised, holds=not quantised)
     weights = Weights(folder)

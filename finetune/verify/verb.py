@@ -11,14 +11,14 @@ from pathlib import Path
 
 from finetune.errors import ArtifactError
 from finetune.hub import locate
-from finetune.merge.changes import Adapter
 from finetune.model.adapter import CONFIG
 from finetune.recipe import load
-from finetune.run import Claim, Run, open_run
-from finetune.verify.adapters import check_adapter
+from finetune.run import Claim, Run, claim, open_run
+from finetune.verify.adapters import check_adapter, read_config
 from finetune.verify.chain import check_chain
 from finetune.verify.ggufs import check_gguf
 from finetune.verify.models import check_model
+from finetune.verify.published import check_published, is_published
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,7 +37,7 @@ def verify(path: Path, base: Path | None, cache: Path, progress: Progress) -> It
     """Gives one claim after another; one that does not hold says what is found instead.
 
     Args:
-        path: a run, a model's folder, an adapter's, a GGUF, or a folder of GGUF files.
+        path: a run, a model's folder, an adapter's, a GGUF, or a folder of GGUF files, published ones too.
         base: the base's folder; without one that of the run around, or that the adapter's config names.
         cache: where a fetched converter is kept.
         progress: is told how many bytes were read.
@@ -47,8 +47,12 @@ def verify(path: Path, base: Path | None, cache: Path, progress: Progress) -> It
         OutsideError: a GGUF cannot be read, for llama.cpp's reader cannot be had.
     """
     around = _around(path, base)
+    if published := is_published(path):
+        yield from _told(lambda: check_published(path))
     if around.run is not None and path.resolve() == around.run.path.resolve():
         yield from check_chain(around.run, around.base, progress)
+    elif (path / CONFIG).is_file() and published and around.base is None:
+        yield claim("the adapter was not compared with its base", "--base FOLDER does")
     elif (path / CONFIG).is_file():
         yield from _told(lambda: check_adapter(path, around.base or _named(path)))
     elif (path / "config.json").is_file():
@@ -103,11 +107,11 @@ def _named(adapter: Path) -> Path:
     """Finds the base that an adapter's config names.
 
     Raises:
-        ArtifactError: it is not on the disk.
+        ArtifactError: it is not on the disk, or the config is damaged.
     """
-    told = Adapter(adapter).config.get("base_model_name_or_path") or ""
+    told = read_config(adapter).get("base_model_name_or_path") or ""
     try:
-        found = locate(told, None, None) if told else None
+        found = locate(told, None, None) if told and isinstance(told, str) else None
     except ArtifactError:
         found = None
     if found is None:

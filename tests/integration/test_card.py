@@ -20,6 +20,8 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 from trial.made_run import made_run
 
 from finetune.card import benchmark_results, card_of, license_of, make_card
+from finetune.cli.carding import BILL, CARD, SUMMARY
+from finetune.cli.targets import check_made
 from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import bill_of_materials, public_recipe, read_facts
 from finetune.run import Entry, Run, atomic, manifest, open_run
@@ -567,6 +569,8 @@ def test_the_command_writes_card_bill_and_summary_without_torch(run: Run, tmp_pa
     )
     assert (done.returncode, done.stderr) == (0, "False\n"), done.stderr
     assert done.stdout.split() == ["bom.json", "summary.md", "README.md"]
+    for file, mark in (("README.md", CARD), ("bom.json", BILL), ("summary.md", SUMMARY)):
+        check_made("--out", tmp_path / file, run, mark)  # so that it may be written again
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.pipeline_tag == "text-generation"
     assert 'from_pretrained(model, "acme/small-lora")' in card.text, "where publish puts the adapter"

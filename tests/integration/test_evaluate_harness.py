@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+
+sys.path.append(str(Path(__file__).parents[1] / "proof"))
+
+from trial.harness_task import write_task as task
 
 from finetune.errors import DataError, FinetuneError, OutsideError, ProofFailed, RecipeError
 from finetune.evaluate.benchmarks import read_benchmark
@@ -25,26 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 def silent(*_: Any) -> None:
     """Takes what would be told to a user."""
-
-
-def task(folder: Path, name: str, **more: Any) -> Path:
-    """Twelve questions that the toy answers with `blue`, which is right, but for the last."""
-    rows = [{"question": f"colour {i}?", "answer": "blue" if i < 41 else "red"} for i in range(30, 42)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
-        "test_split": "test",
-        "output_type": "generate_until",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 12},
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}",
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        **more,
-    }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(told))
-    return folder / f"{name}.yaml"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 from trial.made_run import made_run
 
 from finetune.data import Counts
-from finetune.errors import RecipeError
+from finetune.errors import ArtifactError, RecipeError
 from finetune.provenance import (
     Compute,
     Facts,
@@ -111,6 +111,21 @@ def test_each_form_has_its_own_repository_whatever_name_is_told(
     repo: str, adapter: str, merged: str, gguf: str
 ) -> None:
     assert (repo_of(repo, "adapter"), repo_of(repo, "merged"), repo_of(repo, "gguf")) == (adapter, merged, gguf)
+
+
+@pytest.mark.parametrize(("name", "verb"), [("eval/evaluation.json", "evaluate"), ("ledger.json", "ledger")])
+@pytest.mark.parametrize("raw", ["{", "[]", "{}", "[" * 99_999])
+def test_what_is_damaged_in_a_run_is_made_again_by_its_verb(run: Run, name: str, verb: str, raw: str) -> None:
+    file = run.path / name
+    before = file.read_bytes() if file.is_file() else None
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(raw)
+    try:
+        with pytest.raises(ArtifactError) as told:
+            read_facts(run)
+    finally:
+        file.write_bytes(before) if before is not None else file.unlink()
+    assert told.value.problems[0].fix == f"finetune {verb} {run.path}"
 
 
 def test_compute_is_six_operations_a_weight_and_token(facts: Facts, run: Run) -> None:
@@ -267,6 +282,18 @@ def _damage(folder: Path) -> None:
     (folder / "model.sig").write_text("{}")
 
 
+def _write(told: str) -> Any:
+    return lambda folder: (folder / "model.sig").write_text(told)
+
+
+def _added(name: str) -> Any:
+    def harm(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("")
+
+    return harm
+
+
 def _forge(folder: Path) -> None:
     """Exchanges what was signed, the signature kept."""
     import base64
@@ -277,7 +304,25 @@ def _forge(folder: Path) -> None:
     (folder / "model.sig").write_text(json.dumps(told))
 
 
-@pytest.mark.parametrize("harm", [_flip, _add, _lose, _rename, _damage, _forge])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _flip,
+        _add,
+        _lose,
+        _rename,
+        _damage,
+        _forge,
+        *map(
+            _write,
+            ("", "[]", "[" * 99_999, '{"dsseEnvelope": 5}', '{"dsseEnvelope": null, "verificationMaterial": null}'),
+        ),
+        *map(
+            _added,
+            (".gitignore", ".git/a.py", ".github/a.py", ".gitattributes/a.py", ".cache/a.py", "b/.gitattributes"),
+        ),
+    ],
+)
 def test_a_signed_folder_that_was_changed_is_caught(signed: Path, harm: Any) -> None:
     key = signed.parent / "key.pub"
     (before,) = check_signature(signed, key)
@@ -296,8 +341,40 @@ def test_another_key_is_told_from_the_one_that_signed(signed: Path) -> None:
         sign(signed, signed.parent / "key.pub")
 
 
-def test_what_a_download_leaves_beside_the_files_is_not_signed(signed: Path) -> None:
+def test_what_a_clone_and_a_download_keep_is_not_signed_and_told_so(signed: Path) -> None:
+    key = signed.parent / "key.pub"
     (signed / ".cache" / "huggingface").mkdir(parents=True)
     (signed / ".cache" / "huggingface" / "model.metadata").write_text("")
+    subprocess.run(["git", "init", "-q", str(signed)], check=True)
+    (signed / ".gitattributes").write_text("")
+    held, left_out = check_signature(signed, key)
+    assert (held["holds"], held["measured"]) == (True, 2)
+    assert left_out["measured"] == ".cache/huggingface, .gitattributes, .git"
+    (signed / ".git" / "HEAD").unlink()
+    (told,) = check_signature(signed, key)
+    assert not told["holds"]
+    assert ".git/config" in str(told["measured"])
+
+
+def test_files_of_such_names_that_were_there_are_signed_with_the_others(signed: Path) -> None:
+    for name in (".gitignore", ".github/a.py", ".git/a.py"):
+        _added(name)(signed)
+    sign(signed, signed.parent / "key.pem")
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (True, 5)
+    (signed / ".github" / "a.py").write_text("changed")
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (False, ".github/a.py is not what was signed")
+
+
+def test_what_a_signature_of_another_tool_passes_over_is_found(signed: Path) -> None:
+    from model_signing import hashing, signing
+
+    what = hashing.Config().set_ignored_paths(paths=["model.sig"])
+    signer = signing.Config().set_hashing_config(what).use_elliptic_key_signer(private_key=signed.parent / "key.pem")
+    signer.sign(signed, signed / "model.sig")
     (told,) = check_signature(signed, signed.parent / "key.pub")
     assert (told["holds"], told["measured"]) == (True, 2)
+    _added(".github/a.py")(signed)
+    (told,) = check_signature(signed, signed.parent / "key.pub")
+    assert (told["holds"], told["measured"]) == (False, ".github/a.py was added, where the signature looks at nothing")

@@ -199,6 +199,29 @@ def test_a_run_whose_base_is_not_here_is_verified_without_it(exported: Run, cach
     assert any(claim["claim"] == "the base was not compared" for claim in claims)
 
 
+@pytest.mark.parametrize("raw", ["[" * 99_999, "[]", "", '{"alpha_pattern": [1]}'])
+def test_an_adapters_config_of_another_kind_is_a_claim_that_does_not_hold(run: Run, cache: Path, raw: str) -> None:
+    (run.adapter / "adapter_config.json").write_text(raw)
+    assert wrong(run.adapter, cache).keys() == {"the adapter's config cannot be read"}
+    alone = shutil.copytree(run.adapter, run.path / "far" / "from" / "it" / "adapter")  # where no run tells the base
+    assert wrong(alone, cache).keys() == {"the adapter's config cannot be read"}
+
+
+@pytest.mark.parametrize("value", [5, [5], {"a": 1}])
+def test_a_class_that_is_no_name_is_a_claim_that_does_not_hold(run: Run, cache: Path, value: Any) -> None:
+    config = json.loads((run.merged / "config.json").read_text())
+    (run.merged / "config.json").write_text(json.dumps({**config, "architectures": value}))
+    assert "the class that vLLM and SGLang serve" in wrong(run.merged, cache)
+
+
+def test_a_name_that_no_file_can_have_is_one_that_is_gone(run: Run, cache: Path) -> None:
+    told = json.loads(run.manifest.read_text())
+    told["stages"][0]["outputs"] |= {f"adapter/{'x' * 5000}": "00"}
+    run.manifest.write_text(json.dumps(told))
+    (found,) = wrong(run.path, cache).values()
+    assert found.endswith("x is gone")
+
+
 def test_where_there_is_nothing_that_is_said(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ArtifactError, match="nothing to verify"):
         list(verify(tmp_path, None, cache, silent))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+sys.path.append(str(Path(__file__).parents[1] / "proof"))
+
+from trial.harness_task import MOST, write_task
 
 from finetune.evaluate.benchmarks import Benchmark, Prompt, read_benchmark
 from finetune.evaluate.sides import settings, sides_of
@@ -19,41 +23,19 @@ from finetune.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
-MOST = 12
-
 
 def silent(tokens: int) -> None:
     """Takes what would be told to a user."""
 
 
-def task_file(folder: Path, name: str, **more: Any) -> Path:
-    """Questions of the kind that the toy has learnt, and some it has not."""
-    rows = [{"question": f"colour {i}?", "answer": "blue" if i % 3 else "red"} for i in range(30, 42)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
-        "test_split": "test",
-        "fewshot_split": "test",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}",
-        **more,
-    }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(told))
-    return folder / f"{name}.yaml"
-
-
-def generating(folder: Path) -> Path:
-    wishes = {"until": ["\n"], "do_sample": False, "max_gen_toks": MOST}
-    metrics = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
-    return task_file(folder, "colours", output_type="generate_until", generation_kwargs=wishes, metric_list=metrics)
+RED = range(30, 42, 3)
+"""Colours that the toy gets wrong."""
 
 
 def choosing(folder: Path) -> Path:
     metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
     choices = {"output_type": "multiple_choice", "doc_to_choice": ["blue", "red", "a long dark green"]}
-    return task_file(folder, "choices", metric_list=metrics, **choices)
+    return write_task(folder, "choices", RED, metric_list=metrics, generation_kwargs=None, **choices)
 
 
 def asked_by_us(run: Run, benchmark: Benchmark) -> tuple[list[float], list[str], list[float]]:
@@ -88,7 +70,7 @@ def asked_by_the_harness(run: Run, base: Path, file: Path, few_shot: int) -> lis
 def test_answers_and_their_scores_are_the_harnesss_own(
     blue_run: Run, pico_base: Path, tmp_path: Path, few_shot: int
 ) -> None:
-    file, tuned = generating(tmp_path), open_tuned(blue_run)
+    file, tuned = write_task(tmp_path, "colours", RED), open_tuned(blue_run)
     wish = HarnessTask(lm_eval=str(file), few_shot=few_shot)
     benchmark = read_benchmark(wish, tuned.renderer, thinking=False, limit=None, most=1)
     values, answers, _ = asked_by_us(blue_run, benchmark)

@@ -75,11 +75,13 @@ def lay_out(folder: Path, data: Path) -> dict[str, int]:
             writer.writeheader()
             writer.writerows(rows)
         counts[name] = len(rows)
+    rows = (data / "general_gsm8k" / "test.jsonl").read_text().splitlines(keepends=True)[:100]
+    (folder / "gsm8k.jsonl").write_text("".join(rows))
     gsm8k = {
         "task": "gsm8k",
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data / "general_gsm8k" / "test.jsonl")}},
-        "test_split": "test[:100]",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "gsm8k.jsonl")}},
+        "test_split": "test",
         "output_type": "generate_until",
         "doc_to_text": "{{question}}",
         "doc_to_target": "{{answer.split('#### ')[-1]}}",

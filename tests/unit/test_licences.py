@@ -42,6 +42,23 @@ MATRIX = [
     ("gemma", ["openrail"], None, "other", "yes"),
     ("apache-2.0", ["openrail"], None, "openrail", "yes"),
     ("apache-2.0", ["mit"], "acme terms v2", "other", "yes"),
+    # a wish is held against each licence, not against what they leave together
+    ("gemma", ["llama3"], "mit", "mit", "no"),
+    ("gemma", ["llama3"], "gemma", "gemma", "no"),
+    ("gemma", ["bigcode-openrail-m"], "apache-2.0", "apache-2.0", "no"),
+    ("gemma", ["cc-by-nc-4.0"], "mit", "mit", "no"),
+    ("apache-2.0", ["cc-by-nc-sa-4.0", "cc-by-nc-4.0"], "cc-by-nc-4.0", "cc-by-nc-4.0", "no"),
+    ("apache-2.0", ["cc-by-nc-nd-4.0"], "cc-by-nc-4.0", "cc-by-nc-4.0", "no"),
+    ("apache-2.0", ["own"], "cc0-1.0", "cc0-1.0", "no"),
+    ("cc0-1.0", ["cc-by-4.0"], "unlicense", "unlicense", "no"),
+    ("cc0-1.0", ["own"], "unlicense", "unlicense", "yes"),
+    ("apache-2.0", ["mit"], "own", "other", "yes"),
+    # GPL 2 alone allows none of Apache's terms to be added, GPL 3 does
+    ("apache-2.0", ["gpl-2.0"], None, "gpl-2.0", "no"),
+    ("mit", ["gpl-2.0"], None, "gpl-2.0", "yes"),
+    ("apache-2.0", ["gpl-3.0"], None, "gpl-3.0", "yes"),
+    ("apache-2.0", ["lgpl-2.1"], None, "lgpl-2.1", "no"),
+    ("apache-2.0", ["lgpl-2.1"], "gpl-3.0", "gpl-3.0", "yes"),
 ]
 
 
@@ -98,7 +115,19 @@ def test_what_forbids_commerce_is_never_published_unforced() -> None:
             assert licence.commercial == "yes" or verdict.publishable != "yes", licence.id
 
 
+def test_no_wish_frees_of_what_two_licences_bind_to_together() -> None:
+    binding = [licence.id for licence in KNOWN.values() if licence.restricted or licence.commercial == "no"]
+    for one in binding:
+        for other in binding:
+            assert combine(Stated("b", one), [Stated("d", other)], "mit").publishable == "no", (one, other)
+
+
 APACHE = "\n                                 Apache License\n                           Version 2.0, January 2004\n"
+SAYS_APACHE = "---\nlicense: apache-2.0\n---\n"
+
+
+def commons(words: str) -> str:
+    return f"Creative Commons\n\nAttribution-{words} 4.0 International\n"
 
 
 @pytest.mark.parametrize(
@@ -109,10 +138,40 @@ APACHE = "\n                                 Apache License\n                   
         ({"README.md": "---\nlicense: apache-2.0\n---\n", "LICENSE": APACHE}, None, "apache-2.0", "README"),
         ({"README.md": "---\nlicense: mit\n---\n", "LICENSE": APACHE}, None, None, "contradict"),
         ({"README.md": "---\nlicense: other\nlicense_name: acme\n---\n"}, None, "other (acme)", "README"),
-        ({"README.md": "---\n: [\n---\n", "config.json": '{"license": "mit"}'}, None, "mit", "config.json"),
-        ({"README.md": "---\nlicense: [mit]\n---\n"}, None, None, "no file"),
+        ({"README.md": "---\n: [\n---\n", "config.json": '{"license": "mit"}'}, None, None, "cannot be read"),
+        ({"README.md": f"---\nx: {'[' * 3000}{']' * 3000}\n---\n"}, None, None, "cannot be read"),
+        ({"README.md": "---\nlicense: mit\ndate: 2024-99-99\n---\n"}, None, "mit", "README"),
+        ({"README.md": "\ufeff---\nlicense: mit\n---\n"}, None, "mit", "README"),
+        ({"README.md": "# A", "config.json": '{"license": "mit"}'}, None, "mit", "config.json"),
+        ({"README.md": "---\nlicense: [mit]\n---\n"}, None, "mit", "README"),
+        ({"README.md": "---\nlicense: [cc-by-nc-4.0]\n---\n", "LICENSE": APACHE}, None, None, "contradict"),
+        ({"README.md": "---\nLicense: cc-by-nc-4.0\n---\n", "LICENSE": APACHE}, None, None, "contradict"),
+        ({"README.md": "---\nlicense: mit\nLicense: gpl-3.0\n---\n"}, None, None, "contradict"),
+        ({"README.md": "---\nlicense: {a: b}\n---\n", "LICENSE": APACHE}, None, None, "contradict"),
+        ({"README.md": SAYS_APACHE, "LICENSE": "META LLAMA 3 COMMUNITY LICENSE AGREEMENT"}, None, None, "llama3"),
+        ({"README.md": SAYS_APACHE, "LICENSE": commons("NonCommercial-ShareAlike")}, None, None, "cc-by-nc-sa-4.0"),
+        ({"README.md": SAYS_APACHE, "LICENSE": commons("NonCommercial-NoDerivatives")}, None, None, "cc-by-nc-nd-4.0"),
+        (
+            {"README.md": SAYS_APACHE, "LICENSE": "(c) me\n" * 900 + commons("NonCommercial")},
+            None,
+            None,
+            "cc-by-nc-4.0",
+        ),
+        ({"README.md": SAYS_APACHE, "LICENSE": "All rights reserved."}, None, None, "its LICENSE: other"),
+        ({"README.md": SAYS_APACHE, "COPYING": "All rights reserved."}, None, None, "its COPYING: other"),
+        ({"README.md": SAYS_APACHE, "LICENSE": APACHE + "for non-commercial use"}, None, None, "its LICENSE: other"),
+        ({"README.md": SAYS_APACHE, "LICENSE": ""}, None, "apache-2.0", "README"),
+        (
+            {"README.md": SAYS_APACHE, "LICENSES/CC-BY-4.0.txt": "Attribution 4.0 International"},
+            None,
+            None,
+            "LICENSES/",
+        ),
+        ({"README.md": "---\nlicense: other\nlicense_name: a\n---\n", "LICENSE": "Mine."}, None, "other (a)", "README"),
+        ({"README.md": "---\nlicense: cc-by-nc-4.0\n---\n"}, "Qwen/Qwen3.6-9B", "cc-by-nc-4.0", "README"),
+        ({"LICENSE.md": "Qwen RESEARCH LICENSE AGREEMENT"}, "Qwen/Qwen3.6-9B", "other", "its LICENSE.md"),
         ({}, "Qwen/Qwen3.6-27B", "apache-2.0", "known of Qwen"),
-        ({"LICENSE": "All rights reserved."}, "acme/own", None, "no file"),
+        ({"LICENSE": "All rights reserved."}, "acme/own", "other", "its LICENSE"),
         ({}, "Qwen/Qwen2.5-3B", None, "no file"),
     ],
 )
@@ -120,7 +179,19 @@ def test_a_bases_licence_is_what_its_files_say(
     files: dict[str, str], base: str | None, licence: str | None, where: str, tmp_path: Path
 ) -> None:
     for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     stated = licence_of_base("the base", base, tmp_path)
     assert stated.license == licence
     assert where in stated.where
+
+
+def test_a_folder_or_a_link_to_nowhere_is_no_text_of_a_licence(tmp_path: Path) -> None:
+    (tmp_path / "LICENSES").mkdir()
+    (tmp_path / "LICENSE").symlink_to("nowhere")
+    assert licence_of_base("b", "Qwen/Qwen3.6-27B", tmp_path).license == "apache-2.0"
+
+
+def test_why_no_licence_is_taken_for_stated_is_told() -> None:
+    verdict = combine(Stated("b", None, "its files contradict each other: x: mit, y: other"), [Stated("d", "own")])
+    assert verdict.why == ("b states no licence (its files contradict each other: x: mit, y: other)",)

@@ -155,6 +155,7 @@ def test_what_quantising_cost_is_told_by_its_size_and_not_in_red(tmp_path: Path)
     tasks[1]["scores"][form] = {"value": 1.0002, "low": 0.9, "high": 1.1}
     change = {"value": 0.0002, "low": 0.0001, "high": 0.0003}
     pair = {"one": "tuned", "other": form, "difference": change, "verdict": "worse", "sees": 0.0001}
+    tasks[2]["scores"][form] = {"value": 0.55, "low": 0.5, "high": 0.6}
     tasks[1]["pairs"].append(pair)
     harm = {"value": -0.25, "low": -0.4, "high": -0.1}
     tasks[2]["pairs"].append({**pair, "one": "base", "difference": harm})
@@ -215,8 +216,8 @@ def test_what_was_not_made_yet_is_named_with_the_command_that_makes_it(tmp_path:
     assert told["verdict"]["sentence"] == "Held-out loss fell, from 2.000 to 1.000 nats a token."
     assert told["missing"].keys() == {"evaluation", "ledger"}
     text = text_of(run)
-    assert f"finetune evaluate {run.path}" in text
-    assert f"finetune ledger {run.path}" in text
+    assert "finetune evaluate runs/legal-0001 " in text
+    assert "finetune ledger runs/legal-0001 " in text
     assert "answers that begin alike: 6 of 8" in text
     assert "from train" in text
     run = begun(tmp_path / "b")
@@ -286,7 +287,7 @@ def _a_ledger_of_nothing(run: Run) -> None:
         (_a_field_is_gone, "evaluation.json  tasks.1.better", "Field required"),
         (_another_format, "evaluation.json  format", "Input should be 1"),
         (_a_torn_item, "items.jsonl:41", "Invalid JSON"),
-        (_a_ledger_of_nothing, "ledger.json", "lacks steps"),
+        (_a_ledger_of_nothing, "ledger.json  examples", "Field required"),
     ],
 )
 def test_a_damaged_file_is_named_with_its_place(

@@ -19,6 +19,7 @@ from finetune.plan import Plan, read_plan
 from finetune.provenance.asked import Asked, read_asked
 from finetune.provenance.measured import public_evaluation
 from finetune.provenance.origins import Origin, Origins, read_origins
+from finetune.provenance.public import without_paths
 from finetune.provenance.shapes import Evaluation, Ledger, Manifest, Part, damage
 from finetune.recipe import Recipe, is_folder, load
 from finetune.run import Run, manifest, outputs, resume
@@ -126,7 +127,7 @@ def read_facts(run: Run, overrides: Sequence[str] = (), base_id: str | None = No
         base=base,
         data=read_origins(recipe, base, told["contract"]["data"]),
         evaluation=public_evaluation(evaluation, run.path) if evaluation else None,
-        ledger=_read(run, told, run.ledger, "ledger", Ledger),
+        ledger=without_paths(_read(run, told, run.ledger, "ledger", Ledger), run.path.resolve()),
         asked=read_asked(recipe, evaluation),
         told_base_id=base_id,
     )

@@ -36,3 +36,13 @@ def manifest_of(run: Run, told: dict[str, Any], forced: str = "") -> dict[str, A
 def told_to_others(run: Run, file: Path) -> Any:
     """Gives a file of JSON as it is published."""
     return without_paths(json.loads(file.read_bytes()), run.path.resolve())
+
+
+def items_of(run: Run, file: Path) -> str:
+    """Gives the items of an evaluation as they are published: as they are, but for the folder that a row lies in."""
+    lines = []
+    for line in filter(None, file.read_text(encoding="utf-8").split("\n")):
+        told = json.loads(line)
+        place = {"place": without_paths(told["place"], run.path.resolve())} if "place" in told else {}
+        lines.append(json.dumps({**told, **place}, ensure_ascii=False) + "\n")
+    return "".join(lines)

@@ -16,7 +16,7 @@ from finetune.card import benchmark_results, make_card
 from finetune.errors import ArtifactError
 from finetune.provenance import Facts, bill_of_materials, public_recipe, sign
 from finetune.publish.artifacts import Artifact
-from finetune.publish.public import manifest_of, told_to_others
+from finetune.publish.public import items_of, manifest_of, told_to_others
 from finetune.run import Run, atomic
 
 LFS_BYTES = 10 * 2**20
@@ -131,6 +131,7 @@ def _texts(facts: Facts, artifact: Artifact, sources: dict[str, Path], forced: s
     made_of = artifact.chain[0] if artifact.kind == "gguf" and artifact.chain else None
     return {
         **{name: _as_json(name, told_to_others(run, sources[name])) for name in sources if name in JSON_BESIDE},
+        **{name: items_of(run, sources[name]) for name in sources if name in WITH_EXAMPLES},
         **({evaluated: _as_json(evaluated, facts.evaluation)} if facts.evaluation else {}),
         **({CONFIG: _config(artifact)} if CONFIG in artifact.files and artifact.chain else {}),
         "manifest.json": _as_json("manifest.json", manifest_of(run, facts.told, forced)),

@@ -582,14 +582,16 @@ def test_the_user_and_the_host_are_not_named(run: Run, hub: Hub, monkeypatch: py
 def test_files_with_examples_go_up_only_when_that_is_wished(run: Run) -> None:
     _row(run)
     (run.path / "eval").mkdir()
-    (run.path / "eval" / "items.jsonl").write_text('{"task": "x"}\n')
+    item = {"task": "x", "place": f"{run.path.parents[1]}/held out.jsonl:3", "prompt": "why /etc?"}
+    (run.path / "eval" / "items.jsonl").write_text(json.dumps(item) + "\n")
     with pytest.raises(ProofFailed, match="repeats a row") as refused:
         staged(run, "adapter")
     page = run.path / "report.html"
     fix = f"--with-examples   # its rows are seen then; or mv {page} {run.name}-report.html"
     assert [problem.fix for problem in refused.value.problems] == [fix]
     found = staged(run, "adapter", with_examples=True)["adapter"]
-    assert {"report.html", "eval/items.jsonl"} <= found.keys()
+    assert "report.html" in found
+    assert json.loads(found["eval/items.jsonl"]) == {**item, "place": "held out.jsonl:3"}
     (run.path / "report.html").unlink()
     assert "eval/items.jsonl" not in staged(run, "adapter")["adapter"]
 

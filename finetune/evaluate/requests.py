@@ -73,7 +73,7 @@ class Contexts:
         begun = "" if add_generation_prompt else str(last["content"])
         if begun and self.thinking:
             why = "the run thinks before it answers, and this would stand in its thought"
-            fix = "leave the task out, or train with model_thinking off"
+            fix = "leave the task out; a run with data.thinking: never could be asked it"
             raise RecipeError(f"the task begins each answer with {begun!r}", where=WHERE, why=why, fix=fix)
         asked = before if begun else [*before, last]
         if any(not each["content"].isascii() and has_half(each["content"]) for each in [*asked, last]):

@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune.card.text import code, figure, plain, shares, table
 from finetune.provenance import HELD_OUT, Artifact, Facts
+from finetune.recipe import failed_rules
 
 BASE_LOSS = "held-out loss of the base, nats a token"
 TUNED_LOSS = "held-out loss after training, nats a token"
@@ -134,7 +135,7 @@ def _gate(gate: dict[str, Any]) -> list[str]:
     rules, failed, not_asked = gate["rules"], gate["failed"], gate.get("not_asked", [])
     told = []
     if rules:
-        broken = sum(any(f"{each}: ".startswith(f"{rule}: ") for each in failed) for rule in rules)
+        broken = len(failed_rules(rules, failed))
         told.append(f"{len(rules) - broken} of {len(rules)} rules of the run's gate hold.")
     told += [f"**Failed:** {'; '.join(map(plain, failed))}."] if failed else []
     told += [f"**Not asked by this evaluation:** {'; '.join(map(plain, not_asked))}."] if not_asked else []

@@ -77,8 +77,7 @@ def compare(
     if as_json:
         print(json.dumps(told, indent=2))
         return
-    lines = [" -> ".join(told["runs"]), *_tasks(told)]
-    print("\n".join([*lines, *(["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else [])]))
+    print("\n".join([" -> ".join(told["runs"]), *_measured(told)]))
 
 
 def _judge(url: str | None, model: str, key_env: str) -> Endpoint | None:
@@ -119,14 +118,13 @@ def _print(told: dict[str, Any], file: Path, as_json: bool) -> None:
 
 def table(told: dict[str, Any]) -> list[str]:
     """Lays an evaluation out for a terminal."""
-    lines = [told["run"], *_tasks(told)]
-    lines += ["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else []
-    gate = told["gate"]
+    lines, gate = [told["run"], *_measured(told)], told["gate"]
     lines += [f"the gate holds: it fails if {rule}" for rule in gate["rules"] if not gate["failed"]]
     return [*lines, *(f"not asked of the recipe's gate: {rule}" for rule in gate["not_asked"])]
 
 
-def _tasks(told: dict[str, Any]) -> list[str]:
+def _measured(told: dict[str, Any]) -> list[str]:
+    """Lays out the tasks, and what one should know of them."""
     lines: list[str] = []
     for task in told["tasks"]:
         lines += ["", f"{task['name']}: {task['unit']}, {task['better']} is better, {task['items']} items"]
@@ -137,7 +135,7 @@ def _tasks(told: dict[str, Any]) -> list[str]:
                          f"  {pair['verdict']}{_chance(pair)}{_blind(pair, task)}")  # fmt: skip
             if task["flips"] and pair is task["pairs"][0]:
                 lines.append(f"  {'':<36}gained {task['flips']['gained']}, lost {task['flips']['lost']}")
-    return lines
+    return lines + (["", *(f"note: {note}" for note in told["notes"])] if told["notes"] else [])
 
 
 def _chance(pair: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from finetune.hub import fetch
 from finetune.merge.order import Order, take
 from finetune.model import Score
 from finetune.plan import read_plan
-from finetune.recipe import HarnessTask, Recipe, Rule, Task, load, read_rule
+from finetune.recipe import HarnessTask, Recipe, Rule, Task, failed_rules, load, read_rule
 from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest, outputs, resume
 from finetune.stopping import Stop
 
@@ -240,7 +240,7 @@ def _entry(run: Run, told: dict[str, Any], inputs: dict[str, Any], began: float)
             claims.append(claim(f"{task['name']}: {pair['other']} against {pair['one']}", pair["verdict"]))
     if told["gate"]["rules"]:
         rules, failed = told["gate"]["rules"], told["gate"]["failed"]
-        kept = sum(not any(each.startswith(f"{rule}: ") for each in failed) for rule in rules)
+        kept = len(rules) - len(failed_rules(rules, failed))
         claims.append(claim("rules of the gate that hold", kept, len(rules), holds=not failed))
     data = {task["name"]: task["data_sha256"] for task in told["tasks"]}
     return Entry(

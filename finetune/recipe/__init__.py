@@ -1,7 +1,7 @@
 """Floor 2: the recipe, read without torch, every mistake told with its line and its cure."""
 
 from finetune.recipe.evaluation import Evaluate, HarnessTask, Task
-from finetune.recipe.gate import Rule, WrongRule, of_set, read_rule
+from finetune.recipe.gate import Rule, WrongRule, failed_rules, of_set, read_rule
 from finetune.recipe.listing import json_schema, keys
 from finetune.recipe.loading import RECIPES, dump, load, load_or_rows
 from finetune.recipe.paths import is_folder
@@ -43,6 +43,7 @@ __all__ = [
     "Train",
     "WrongRule",
     "dump",
+    "failed_rules",
     "is_folder",
     "json_schema",
     "keys",

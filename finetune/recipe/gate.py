@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -79,6 +80,16 @@ def read_rule(text: str) -> Rule:
         points = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*(?:%|points?|pt)", (number or "").strip())
         raise WrongRule(why, f"{subject} {verb} {float(points[1]) / 100:g}" if points else f"{subject} {verb} 0.02")
     return Rule(told, subject, verb, value)
+
+
+def failed_rules(rules: Iterable[str], failures: Collection[str]) -> list[str]:
+    """Lists the rules that failed, each once.
+
+    Args:
+        rules: that were judged.
+        failures: what failed, each beginning with its rule; a rule may fail on several tasks and sides.
+    """
+    return [rule for rule in rules if any(f"{told}: ".startswith(f"{rule}: ") for told in failures)]
 
 
 def of_set(subject: str) -> tuple[str | None, str] | None:

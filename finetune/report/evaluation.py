@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from finetune.recipe import failed_rules
 from finetune.report import checking
 from finetune.statistics import Better, Interval, Verdict
 
@@ -131,7 +132,7 @@ class Gate:
     @property
     def broken(self) -> tuple[str, ...]:
         """The rules among them."""
-        return tuple(rule for rule in self.rules if any(f"{told}: ".startswith(f"{rule}: ") for told in self.failed))
+        return tuple(failed_rules(self.rules, self.failed))
 
 
 @dataclass(frozen=True)

@@ -98,15 +98,17 @@ def _checked(rule: Rule, device: str) -> tuple[dict[str, float] | None, str]:
 
 
 def behind(name: str) -> str:
-    """Names the package whose function transformers calls under this name.
+    """Names the package whose function transformers calls under this name, whoever has wrapped it since.
 
     Source: transformers 5.23, integrations/hub_kernels.py, use_kernel_func_from_hub_with_fallback.
     """
     function = getattr(modeling_qwen3_5, name)
-    if not hasattr(function, "__wrapped__"):
-        return REFERENCE
-    told = inspect.getclosurevars(function).nonlocals
-    return str(told["package"]) if told["is_new_implementation"] else REFERENCE
+    while hasattr(function, "__wrapped__"):
+        told = inspect.getclosurevars(function).nonlocals
+        if "is_new_implementation" in told:
+            return str(told["package"]) if told["is_new_implementation"] else REFERENCE
+        function = function.__wrapped__
+    return REFERENCE
 
 
 def use_reference(name: str) -> None:

@@ -23,6 +23,7 @@ from transformers.models.qwen3_5 import modeling_qwen3_5
 from finetune.hardware import wished
 from finetune.levers import POSITIONS, Levers
 from finetune.memory import budget
+from finetune.model import keep_apart
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,14 @@ def test_without_a_gpu_both_functions_are_the_reference() -> None:
     found = kernels.choose("cpu", None)
     assert (found.rule, found.convolution, found.errors) == (kernels.REFERENCE, kernels.REFERENCE, None)
     assert found.why
+
+
+def test_a_function_that_packing_wrapped_is_still_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in kernels.MODELLING:
+        for name in (kernels.RULE, kernels.CONVOLUTION):
+            monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
+    keep_apart("cpu")
+    assert {kernels.behind(kernels.RULE), kernels.behind(kernels.CONVOLUTION)} == {kernels.REFERENCE}
 
 
 @pytest.mark.parametrize(

@@ -3,4 +3,4 @@
 A recipe holds wishes, a plan holds consequences, a run is a folder.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"

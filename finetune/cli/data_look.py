@@ -19,7 +19,7 @@ from finetune.errors import ArtifactError, RecipeError
 
 if TYPE_CHECKING:
     from finetune.data import Dataset
-    from finetune.lens import Look, Shown
+    from finetune.lens import Look, Shown, Step
     from finetune.recipe import Recipe
 
 
@@ -33,6 +33,7 @@ SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the
 ROW = typer.Option(None, "--row", min=1, help="The example of this number, counted from 1. Default: the first.")
 PLACE = typer.Option(None, "--place", metavar="FILE:LINE", help="The examples of this row.")
 WORST = typer.Option(None, "--worst", help="The worst examples of a kind.")
+STEP = typer.Option(None, "--step", min=1, help="The examples of this optimizer step as they lie in it, packs and all.")
 COUNT = typer.Option(None, "--count", min=1, help="So many examples. Default: 1, or all of a row or a page.")
 SIDE = typer.Option(None, "--side", help="Learnt, held out, or left out as too long. Default: learnt.")
 HTML = typer.Option(None, "--html", metavar="FILE", help="Write one page of all examples, or of those chosen.")
@@ -50,6 +51,7 @@ def look(
     row: int | None = ROW,
     place: str | None = PLACE,
     worst: Worst | None = WORST,
+    step: int | None = STEP,
     count: int | None = COUNT,
     side: Side | None = SIDE,
     html: Path | None = HTML,
@@ -61,13 +63,26 @@ def look(
     color: bool | None = COLOR,
 ) -> None:
     """Show what training learns of an example, token by token."""
-    _check_one(row=row, place=place, worst=worst)
+    _check_one(row=row, place=place, worst=worst, step=step)
+    if step is not None:
+        _check_whole(count=count, side=side)
     from finetune import lens
 
     wishes, dataset = _prepared(recipe, overrides, tokenizer)
     reader, limit = lens.Reader(dataset.renderer.vocabulary), wishes.data.max_length
     if html is not None:
         check_target("--html", html, recipe, wishes)
+    drawn = _look(color, ids, spaces)
+    if step is not None:
+        taken = lens.step_of(dataset, wishes, step)
+        if html is not None:
+            _write_page(html, wishes, dataset, taken.examples, step=taken)
+        elif as_json:
+            print(json.dumps(lens.told_step(taken, reader, limit), indent=1))
+        else:
+            print(lens.legend(drawn), lens.draw_step(taken, reader, limit, drawn), sep="\n\n")
+        return
+    if html is not None:
         chosen = row is not None or place is not None or worst is not None
         examples = _chosen(dataset, row, place, worst, count, side) if chosen else None
         _write_page(html, wishes, dataset, examples, side, count)
@@ -75,15 +90,11 @@ def look(
     examples = _chosen(dataset, row, place, worst, count, side)
     if as_json:
         print(json.dumps([lens.told(shown, reader, limit) for shown in examples], indent=1))
-        return
-    if not examples:
+    elif not examples:
         print(_nothing(dataset, worst, limit))
-        return
-    drawn = _look(color, ids, spaces)
-    print(lens.legend(drawn))
-    for shown in examples:
-        print()
-        print(lens.draw(shown, reader, limit, drawn))
+    else:
+        blocks = [lens.draw(shown, reader, limit, drawn) for shown in examples]
+        print(lens.legend(drawn), *blocks, sep="\n\n")
 
 
 def _check_one(**choices: object) -> None:
@@ -93,6 +104,14 @@ def _check_one(**choices: object) -> None:
         words = " and ".join(f"--{name}" for name in given)
         why = "each says by itself which examples are shown"
         raise RecipeError("examples are chosen in one way", where=words, why=why, fix=f"leave out --{given[-1]}")
+
+
+def _check_whole(**choices: object) -> None:
+    """Refuses a part of a step: it is shown as it is learnt, or not at all."""
+    for name, value in choices.items():
+        if value is not None:
+            why = "a step is learnt whole, and of what is to learn"
+            raise RecipeError("a step is shown whole", where=f"--step and --{name}", why=why, fix=f"leave out --{name}")
 
 
 def _prepared(recipe: Path, overrides: list[str], tokenizer: Path | None) -> tuple[Recipe, Dataset]:
@@ -159,7 +178,13 @@ def _look(color: bool | None, ids: bool, spaces: bool) -> Look:
 
 
 def _write_page(
-    file: Path, wishes: Recipe, dataset: Dataset, examples: list[Shown] | None, side: Side | None, count: int | None
+    file: Path,
+    wishes: Recipe,
+    dataset: Dataset,
+    examples: list[Shown] | None,
+    side: Side | None = None,
+    count: int | None = None,
+    step: Step | None = None,
 ) -> None:
     """Writes the page of these examples, or of all."""
     from finetune import atomic, lens
@@ -169,6 +194,8 @@ def _write_page(
     taken = min(whole, count or lens.MOST_EXAMPLES) if examples is None else whole
     every = lens.everything(dataset, sides) if examples is None else examples
     facts = {"recipe": wishes.name, "base": wishes.base, "max_length": wishes.data.max_length, "of": whole}
+    if step is not None:
+        facts |= {"step": step.number, "packs": [len(pack) for pack in step.packs] if step.packed else []}
     written = lens.page(islice(every, taken), lens.Reader(dataset.renderer.vocabulary), facts)
     with atomic.refusal_told(file, "--html look.html"):
         atomic.write_text(file, written)

@@ -1,6 +1,6 @@
-"""How the examples of one optimizer step lie in micro-batches: like lengths together, or end to end in packs.
+"""Which examples each optimizer step has, and how they lie in it: like lengths together, or end to end in packs.
 
-Which examples a step has is decided elsewhere and stays as it is: a step's loss is the mean over all of its learnt
+Which a step has follows from the seed alone, never from how they lie: a step's loss is the mean over all of its learnt
 tokens, so that it does not matter with whom an example shares a micro-batch.
 """
 
@@ -8,6 +8,47 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from math import ceil
+
+from finetune.recipe import Recipe
+
+
+def shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
+    """Shuffles the numbers of examples: as good as chance, and the same on every machine and with every package.
+
+    Args:
+        count: of the examples.
+        seed: of the run.
+        epoch: from 0; each has its own order.
+    """
+    start = blake2b(f"{seed} {epoch}".encode(), digest_size=8)
+
+    def drawn(row: int) -> bytes:
+        own = start.copy()
+        own.update(b" %d" % row)
+        return own.digest()
+
+    return sorted(range(count), key=drawn)
+
+
+def num_steps(recipe: Recipe, count: int) -> tuple[int, int]:
+    """Counts the optimizer steps of one epoch of so many examples, and of the run."""
+    per_epoch = ceil(count / recipe.train.batch_size)
+    return per_epoch, recipe.train.max_steps or ceil(recipe.train.epochs * per_epoch)
+
+
+def rows_of_step(count: int, step: int, *, batch_size: int, seed: int) -> list[int]:
+    """Gives the numbers of the examples that an optimizer step learns.
+
+    Args:
+        count: of the examples.
+        step: from 1, over all epochs; the last of each may have fewer.
+        batch_size: examples of one.
+        seed: of the run.
+    """
+    epoch, at = divmod(step - 1, -(-count // batch_size))
+    return shuffled(count, seed=seed, epoch=epoch)[at * batch_size : (at + 1) * batch_size]
 
 
 def longest_first(rows: Iterable[int], lengths: Sequence[int]) -> list[int]:

@@ -32,6 +32,7 @@ function unpacked(base64) {
 
 const sequence = unpacked(data.sequence);
 const examples = readExamples(unpacked(data.runs));
+const packs = readPacks(data.packs ?? []);
 
 function readExamples(packed) {
   const found = [];
@@ -54,6 +55,20 @@ function readExamples(packed) {
     found.push(example);
   }
   return found;
+}
+
+// The examples of a step lie in their packs one after the other; each pack says how many it has.
+function readPacks(sizes) {
+  let at = 0;
+  return sizes.map((size, which) => {
+    const pack = { which, examples: examples.slice(at, (at += size)), tokens: 0 };
+    for (const example of pack.examples) {
+      example.pack = pack;
+      example.start = pack.tokens;
+      pack.tokens += example.tokens;
+    }
+    return pack;
+  });
 }
 
 function readRun(start, length, code) {
@@ -164,6 +179,7 @@ function itemOf(example, at) {
   item.style.top = `${at * ITEM}px`;
   top.append(made("bdi", "place", example.place.split("/").pop()));
   if (example.side) top.append(made("span", "badge", ["", "held out", "left out"][example.side]));
+  if (example.pack) top.append(made("span", "badge", `pack ${number(example.pack.which + 1)}`));
   if (example.cut) top.append(made("span", "badge cut", "cut off"));
   const learnt = example.side === 2 ? "" : ` · ${share(example.learnt, example.seen)}`;
   top.append(made("span", "size", number(example.tokens) + learnt));
@@ -200,6 +216,7 @@ function drawExample() {
     return;
   }
   title.append(made("h2", "", example.place), made("p", "", figuresOf(example)));
+  if (example.pack) title.append(...packOf(example));
   const hits = hitsIn(example);
   let token = 0, count = 0;
   for (let at = 0; at < example.runs.length;) {
@@ -247,6 +264,25 @@ function figuresOf(example) {
   const verb = example.side ? "scored" : "learnt";
   return `${of}${number(example.seen)} tokens, ${number(example.learnt)} ${verb}, `
     + `${share(example.learnt, example.seen)}; max_length ${number(data.max_length)}, ${cut}`;
+}
+
+// The pack that an example lies in: the mask of all of it, a border wherever an example begins, this one marked.
+function packOf({ pack, start, which }) {
+  const strip = made("div", "pack");
+  for (const example of pack.examples) {
+    const piece = made("button"), at = state.order.indexOf(example);
+    piece.style.flexGrow = example.tokens;
+    piece.style.backgroundImage = stripOf(example);
+    piece.title = `${example.place}: tokens ${number(example.start + 1)} to ${number(example.start + example.tokens)}`;
+    piece.setAttribute("aria-label", piece.title);
+    piece.setAttribute("aria-current", example.which === which);
+    piece.disabled = at < 0;
+    piece.addEventListener("click", () => go(at));
+    strip.append(piece);
+  }
+  const words = `pack ${number(pack.which + 1)} of ${number(packs.length)}: ${number(pack.examples.length)} examples end to end, `
+    + `${number(pack.tokens)} tokens; this one begins at token ${number(start + 1)}, its positions at 0, and sees no other`;
+  return [strip, made("p", "", words)];
 }
 
 function headOf(runs) {
@@ -331,7 +367,8 @@ function drawHead() {
   const sides = SIDES.map((words, side) => [examples.filter((example) => example.side === side).length, words]);
   const counts = sides.filter(([count]) => count).map(([count, words]) => `${number(count)} ${words}`).join(", ");
   const cut = examples.filter((example) => example.cut && example.side !== 2).length;
-  byId("name").textContent = `${data.recipe}: what is learnt`;
+  byId("name").textContent = `${data.recipe}: what ${data.step ? `step ${number(data.step)} learns` : "is learnt"}`;
+  if (data.step) byId("sort").options[0].textContent = "as in the step";
   byId("figures").textContent = `${counts}; ${number(sum("seen"))} tokens, ${number(sum("learnt"))} of them learnt or scored `
     + `(${share(sum("learnt"), sum("seen"))})${cut ? `; ${number(cut)} cut to max_length` : ""}; ${data.base}`
     + (data.of > examples.length ? `; ${number(data.of - examples.length)} more are not on this page` : "");

@@ -46,7 +46,8 @@ def page(examples: Iterable[Shown], reader: Reader, facts: dict[str, Any]) -> st
     Args:
         examples: that it holds, in this order.
         reader: of the base's tokenizer.
-        facts: `recipe`, `base`, `max_length`, and `of`: how many examples there are.
+        facts: `recipe`, `base`, `max_length`, and `of`: how many examples there are. Of an optimizer step also `step`,
+            its number, and `packs`: how many of the examples each pack has, one after the other.
     """
     pack = _Pack()
     for shown in examples:

@@ -31,6 +31,10 @@ class Marks:
     space: str = "·"
     tab: str = "⇥"
     rule: str = "─"
+    pack: str = "═"
+    """Above a pack."""
+    border: str = "┄"
+    """Between two examples of a pack."""
     edges: tuple[str, str] = ("▌", "╳")
 
     def around(self, fate: Fate) -> tuple[str, str]:
@@ -43,7 +47,7 @@ class Marks:
 
 
 UNICODE = Marks()
-ASCII = Marks(("[[", "]]"), ("[-", "-]"), "\\n", "_", "\\t", "-", ("|", "x"))
+ASCII = Marks(("[[", "]]"), ("[-", "-]"), "\\n", "_", "\\t", "-", "=", ".", ("|", "x"))
 """For a terminal that has no others."""
 
 

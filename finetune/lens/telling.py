@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune.lens.cells import Reader
 from finetune.lens.choosing import Shown
+from finetune.lens.steps import Step
 from finetune.lens.stretches import stretches
 
 
@@ -42,3 +43,10 @@ def told(shown: Shown, reader: Reader, max_length: int) -> dict[str, Any]:
             for each in stretches(shown.example, reader, shown.is_left_out)
         ],
     }
+
+
+def told_step(step: Step, reader: Reader, max_length: int) -> dict[str, Any]:
+    """Tells an optimizer step: which examples lie end to end in each of its packs, or all of them side by side."""
+    told_packs = [[told(shown, reader, max_length) for shown in pack] for pack in step.packs]
+    laid = {"packs": told_packs} if step.packed else {"examples": told_packs[0]}
+    return {"step": step.number, "of": step.of, "epoch": step.epoch} | laid

@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from finetune.lens.cells import Cell, Reader, printable
 from finetune.lens.choosing import IN_WORDS, Shown
 from finetune.lens.flow import BREAK, Piece, columns, flow
+from finetune.lens.steps import Step
 from finetune.lens.stretches import Fate, Stretch, stretches
 from finetune.lens.styles import EDGES, FRAME, HEADING, UNICODE, Marks, below_style, paint, style_of
 from finetune.lens.telling import learnt_parts
@@ -46,6 +47,28 @@ def draw(shown: Shown, reader: Reader, max_length: int, look: Look) -> str:
     for _, turn in groupby(every, key=lambda each: each.turn):
         lines += _turn(list(turn), ids, reader, look)
     return "\n".join(lines)
+
+
+def draw_step(step: Step, reader: Reader, max_length: int, look: Look) -> str:
+    """Draws the examples of an optimizer step; where they are packed, with a border wherever one begins."""
+    count = len(step.examples)
+    head = paint(f"step {step.number:,} of {step.of:,}", HEADING, look.color) + f", epoch {step.epoch:,}: "
+    if not step.packed:
+        blocks = [f"{head}{count:,} examples side by side, longest first"]
+        blocks += [draw(shown, reader, max_length, look) for shown in step.examples]
+        return "\n\n".join(blocks)
+    blocks = [f"{head}{count:,} examples end to end in {len(step.packs):,} packs of at most {max_length:,} tokens"]
+    for number, pack in enumerate(step.packs, 1):
+        figures = f"{len(pack):,} examples, {sum(shown.num_tokens for shown in pack):,} tokens"
+        blocks.append(_rule(f"pack {number} of {len(step.packs)}", figures, look.marks.pack, look))
+        start = 0
+        for shown in pack:
+            if start:
+                left, right = "border: nothing behind it sees what is before", f"token {start + 1:,}, positions from 0"
+                blocks.append(_rule(left, right, look.marks.border, look))
+            blocks.append(draw(shown, reader, max_length, look))
+            start += len(shown.example)
+    return "\n\n".join(blocks)
 
 
 def legend(look: Look) -> str:
@@ -89,15 +112,19 @@ def _turn(turn: Sequence[Stretch], ids: Sequence[int], reader: Reader, look: Loo
     cut = all(each.fate == "cut" for each in turn)
     name = turn[0].role or "text"
     figures = f"{length:,} tokens" + (", cut off" if cut else f", {learnt:,} learnt" if learnt else "")
-    rule = look.marks.rule
-    left, right = f"{rule * 2} {name} ", f" {figures} {rule * 2}"
-    yield paint(left + rule * max(2, look.width - len(left) - len(right)) + right, FRAME, look.color)
+    yield _rule(name, figures, look.marks.rule, look)
     pieces = list(_pieces(turn, ids, reader, look))
     laid = columns(pieces, look.width - EDGE) if look.ids else flow(pieces, look.width - EDGE)
     for line in laid:
         fates = {piece.fate for piece in line}
         fate: Fate = "learnt" if "learnt" in fates else "cut" if "cut" in fates else "context"
         yield from _line(line, look, fate)
+
+
+def _rule(name: str, figures: str, rule: str, look: Look) -> str:
+    """Draws a line across the terminal, with a name at its left and figures at its right."""
+    left, right = f"{rule * 2} {name} ", f" {figures} {rule * 2}"
+    return paint(left + rule * max(2, look.width - len(left) - len(right)) + right, FRAME, look.color)
 
 
 def _line(line: Sequence[Piece], look: Look, fate: Fate) -> Iterator[str]:

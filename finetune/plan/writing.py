@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data import Counts
+from finetune.data.batches import num_steps
 from finetune.hardware import Hardware
 from finetune.links import inside
 from finetune.memory import Job
@@ -41,7 +42,7 @@ def write(
     """Writes a plan down; where nothing fits, without the ways out."""
     job = replace(job_of(recipe, shape, hardware, counts), zero=chosen.way.zero, expert=chosen.way.expert)
     room, needed, choices = room_of(recipe, hardware), chosen.budget, chosen.choices
-    per_epoch, steps = _steps(recipe, counts)
+    per_epoch, steps = num_steps(recipe, counts.examples)
     return Plan(
         base=Path(recipe.base).name if is_folder(recipe.base) else recipe.base,
         revision=None if is_folder(recipe.base) else recipe.revision,
@@ -147,12 +148,6 @@ def _adapters(recipe: Recipe, shape: ModelShape, job: Job) -> dict[str, Any]:
         "expert_alpha": alpha * (math.sqrt(share) if lora.rslora else share),
         "merge_bytes": 0 if job.full else merge_bytes(shape, job.widths),
     }
-
-
-def _steps(recipe: Recipe, counts: Counts) -> tuple[int, int]:
-    """Counts optimizer steps: of one epoch, and in all."""
-    per_epoch = math.ceil(counts.examples / recipe.train.batch_size)
-    return per_epoch, recipe.train.max_steps or math.ceil(recipe.train.epochs * per_epoch)
 
 
 def _packed(recipe: Recipe, job: Job, counts: Counts, choices: Choices) -> list[str]:

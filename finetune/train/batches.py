@@ -9,11 +9,28 @@ import torch
 from torch.utils.data import BatchSampler, Sampler
 
 from finetune.data import Example
-from finetune.data.batches import longest_first, packs
+from finetune.data.batches import longest_first, packs, shuffled
 from finetune.model.losses import IGNORED
 
 FILLER = -1
 """The row of an example that teaches nothing: it keeps a process company that has none left."""
+
+
+class Shuffled(Sampler[int]):
+    """The examples of an epoch in their order, which the seed and the epoch's number alone decide."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Is told the number of the epoch, from 0, before its examples are asked for."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(shuffled(self.count, seed=self.seed, epoch=self.epoch))
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class StepBatches(BatchSampler):

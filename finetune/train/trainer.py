@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import load_balancing_loss_func
 from trl import SFTTrainer
 
@@ -36,7 +36,7 @@ from finetune.model import (
 from finetune.plan import Plan
 from finetune.recipe import Recipe
 from finetune.run import Run, anew, checkpoint
-from finetune.train.batches import StepBatches, borders_in, micro_batches
+from finetune.train.batches import Shuffled, StepBatches, borders_in, micro_batches
 from finetune.train.processes import ALONE, Processes
 
 FULL_WEIGHTS = "model.safetensors"
@@ -52,6 +52,7 @@ class ProvingTrainer(SFTTrainer):
     def __init__(self, run: Run, recipe: Recipe, plan: Plan, examples: Sequence[Example], **given: Any) -> None:
         self.finetune_run, self.recipe, self.plan, self.examples = run, recipe, plan, examples
         self.lengths = array("L", lengths_of(examples))
+        self.order = Shuffled(len(examples), recipe.train.seed)
         super().__init__(**given)
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # trl casts adapters of a quantised base to bf16, resume casts them back
@@ -99,7 +100,7 @@ class ProvingTrainer(SFTTrainer):
         Which examples a step has, in which order, is the same however they are laid out.
         """
         batches = StepBatches(
-            RandomSampler(range(len(self.lengths))),
+            self.order,
             self.lengths,
             micro_batch=self.args.per_device_train_batch_size,
             accumulation=self.args.gradient_accumulation_steps,
@@ -112,6 +113,14 @@ class ProvingTrainer(SFTTrainer):
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
+
+    def _run_epoch(self, model: Any, epoch: int, *given: Any, **named: Any) -> None:
+        """Tells the order its epoch: what accelerate puts around it on several processes that resume tells it nothing.
+
+        Source: transformers 5.23, trainer.py, `_run_epoch`; accelerate 1.15, data_loader.py, `set_epoch`.
+        """
+        self.order.set_epoch(epoch)
+        super()._run_epoch(model, epoch, *given, **named)
 
     def losses(self, model: Any, inputs: dict[str, Any]) -> tuple[TokenLosses, torch.Tensor | None]:
         """Gives the losses of the learnt tokens and, of a mixture of experts, how unevenly its routers choose.

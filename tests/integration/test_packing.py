@@ -23,8 +23,10 @@ from trial.small_run import write_recipe
 
 from finetune.data import Example
 from finetune.errors import Interrupted, TrainingStopped
+from finetune.lens import step_of
 from finetune.model import causal_of
 from finetune.model.apart import CONVOLUTION, RULE
+from finetune.recipe import load as run_recipe
 from finetune.run import Run
 from finetune.train.batches import FILLER, StepBatches, borders_in, collate, micro_batches
 
@@ -158,6 +160,38 @@ def test_a_packed_run_that_was_stopped_ends_as_if_it_had_not_been(pico_base: Pat
     stopped = Run(tmp_path / "stopped" / "small-0001")
     in_process.train(stopped)
     assert differences(stopped.path, tmp_path / "whole" / "small-0001") == []
+
+
+@pytest.mark.parametrize("words", [PACKED, ALONE], ids=["packed", "padded"])
+def test_what_the_lens_shows_of_a_step_is_what_the_trainer_gets(
+    pico_base: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """In the second epoch too, and after a stop within it."""
+    recipe = write_recipe(tmp_path, pico_base, num_rows=11, long_row=False)
+    wishes = ("method=lora", "data.eval=0.0", "train.batch_size=4", "train.epochs=2.0", *words)
+    run, dataset = in_process.begin(recipe, tmp_path / "runs", *wishes)
+    seen: list[list[int]] = []
+
+    def watch(trainer: Any) -> None:
+        step = trainer.training_step
+
+        def watched(model: Any, inputs: dict[str, torch.Tensor], *given: Any) -> torch.Tensor:
+            seen.extend(batch["index"].tolist() for batch in micro_batches(inputs))
+            return step(model, inputs, *given)
+
+        trainer.training_step = watched
+
+    with pytest.raises(Interrupted):
+        in_process.train(run, dataset, stop_after=3, touch=watch)
+    in_process.train(Run(run.path), touch=watch)
+    steps = [step_of(dataset, run_recipe(run.recipe), number) for number in range(1, 7)]
+    shown = [[shown.number - 1 for shown in pack] for step in steps for pack in step.packs]
+    flat = [row for rows in seen for row in rows]
+    assert flat == [row for rows in shown for row in rows]
+    assert sorted(flat[:11]) == sorted(flat[11:]) == list(range(11))
+    assert flat[:11] != flat[11:]
+    if words is PACKED:
+        assert seen == shown
 
 
 def test_a_step_is_cut_into_packs_of_whole_examples() -> None:

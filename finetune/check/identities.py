@@ -1,9 +1,9 @@
 """Identity, health, tax and licence numbers of many countries: Presidio's patterns, beside the words that name them.
 
 Presidio takes a number whose checksum is right for one whatever stands around it, though of ten random numbers one has
-that; and it looks for words token by token, where `national insurance` never stands. So a number counts here only if one of
-its words stands before it, as with our own patterns. What those find already is left out, and what is nobody's own:
-numbers of companies and banks, postcodes, places and dates.
+that; and it looks for words token by token, where `national insurance` never stands. So a number counts here only if
+one of its words stands before it, as with our own patterns. What those find already is left out, and what is nobody's
+own: numbers of companies and banks, postcodes, places and dates.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ class Identity:
 
     name: str
     words: re.Pattern[str]
+    needs: tuple[str, ...]
+    """The words in lower case, one of which a text must have: looking for that is quick."""
     recognizer: Any
     entity: str
 
@@ -111,7 +113,8 @@ def identities() -> tuple[Identity, ...]:
     for kind, name, words in RECOGNIZERS:
         recognizer = vars(predefined_recognizers)[kind]()
         (entity,) = recognizer.supported_entities
-        made.append(Identity(name, _any_of(words or recognizer.context), recognizer, entity))
+        words = words or tuple(recognizer.context)
+        made.append(Identity(name, _any_of(words), tuple(map(str.lower, words)), recognizer, entity))
     return tuple(made)
 
 
@@ -119,7 +122,9 @@ def numbers(text: str, wanted: tuple[Identity, ...]) -> Iterator[Number]:
     """Yields the numbers of a text in their order; where two overlap, the surer one, then the longer."""
     if sum(map(str.isdigit, text)) < DIGITS:
         return
-    found = [each for identity in wanted for each in _of(text, identity)]
+    low = text.lower()
+    near = [identity for identity in wanted if any(word in low for word in identity.needs)]
+    found = [each for identity in near for each in _of(text, identity)]
     taken: list[Number] = []
     for _, _, number in sorted(found, key=lambda each: each[:2]):
         if not any(number.start < other.end and other.start < number.end for other in taken):
@@ -129,8 +134,6 @@ def numbers(text: str, wanted: tuple[Identity, ...]) -> Iterator[Number]:
 
 def _of(text: str, identity: Identity) -> Iterator[tuple[float, int, Number]]:
     """Yields what one recogniser finds beside its words, after what sorts it: score and length, downwards."""
-    if identity.words.search(text) is None:
-        return
     for result in identity.recognizer.analyze(text, [identity.entity], None):
         shown = text[result.start : result.end]
         digits = re.sub(r"\D", "", shown)
@@ -140,7 +143,7 @@ def _of(text: str, identity: Identity) -> Iterator[tuple[float, int, Number]]:
             yield -result.score, result.start - result.end, Number(identity.name, result.start, result.end)
 
 
-def _any_of(words: tuple[str, ...] | list[str]) -> re.Pattern[str]:
+def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
     """Matches one of several words: short ones whole, long ones in others too, as German joins them."""
     whole = [word for word in words if len(word) <= 4 and word.isascii()]
     parts = [re.escape(word) for word in words if word not in whole]

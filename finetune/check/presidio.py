@@ -1,8 +1,8 @@
 """Names of people and identity numbers of many countries, by spaCy's pipelines and Microsoft Presidio, if asked for.
 
-Numbers are searched in every text, names where a pipeline of the text's language was named. A name counts from two words
-on: first names alone are everywhere and nobody's, so rows with nothing else are only counted. One finding a row tells all
-its names, so that the count is that of the rows to look at.
+Numbers are searched in every text, names where a pipeline of the text's language was named. A name counts from two
+words on: first names alone are everywhere and nobody's, so rows with nothing else are only counted. One finding a row
+tells all its names, so that the count is that of the rows to look at.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Presidio:
         for pipeline in self._pipelines:
             mine = [text for text in texts if text.pipeline is pipeline]
             for text, spans in zip(mine, pipeline.people([text.said.text for text in mine]), strict=True):
-                text.names = [text.said.text[start:end] for start, end in _kept(text.said.text, spans)]
+                text.names = names_of(text.said.text, spans)
         by_row: list[list[_Text]] = [[] for _ in rows]
         for text in texts:
             text.numbers = [n for n in numbers(text.said.text, self._wanted) if not _ours(text.said.text, n)]
@@ -167,18 +167,19 @@ def is_full(name: str) -> bool:
     return len(name) > 1 and language(name) in ("Chinese", "Japanese", "Korean", "Thai")
 
 
-def _kept(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Leaves out what cannot be a name, and what our own patterns found."""
+def names_of(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
+    """Gives the names among what a pipeline found, without what cannot be one and what our own patterns found."""
     good = [span for span in spans if _may_be_name(text[slice(*span)])]
     taken = [found.span() for _, found in matches(text)] if good else []
-    return [(start, end) for start, end in good if not any(start < e and s < end for s, e in taken)]
+    return [text[start:end] for start, end in good if not any(start < e and s < end for s, e in taken)]
 
 
 def _may_be_name(name: str) -> bool:
-    """Tells whether a stretch has letters, no digits, and begins like a name where its script has capitals."""
-    if len(name) > LONGEST or any(c.isdigit() or c in "<>{}[]=@/\\_|" for c in name):
+    """Tells whether a stretch has letters and no digits, and a capital at both ends where its script has them."""
+    if len(name) > LONGEST or any(c.isdigit() or c in "<>{}[]()=@/\\_|*:;\n" for c in name):
         return False
-    return sum(map(str.isalpha, name)) > 1 and not name.islower()
+    words = name.split()
+    return sum(map(str.isalpha, name)) > 1 and not words[0][0].islower() and not words[-1][0].islower()
 
 
 def _ours(text: str, number: Number) -> bool:

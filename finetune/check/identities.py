@@ -137,7 +137,7 @@ def _of(text: str, identity: Identity) -> Iterator[tuple[float, int, Number]]:
     for result in identity.recognizer.analyze(text, [identity.entity], None):
         shown = text[result.start : result.end]
         digits = re.sub(r"\D", "", shown)
-        if result.score < LEAST or len(digits) < DIGITS or len(set(digits)) < 3 or digits in "01234567890123456789":
+        if result.score < LEAST or len(digits) < DIGITS or len(set(digits)) < 2 or digits in "01234567890123456789":
             continue
         if identity.words.search(text, max(0, result.start - CONTEXT), result.start):
             yield -result.score, result.start - result.end, Number(identity.name, result.start, result.end)

@@ -124,11 +124,11 @@ def pipeline_of(language: str, row: str, pipelines: Sequence[Pipeline]) -> Pipel
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Cuts a long text at spaces, so that no name is cut."""
+    """Cuts a long text at the ends of lines or sentences, so that no name is cut; at spaces where there are none."""
     start = 0
     while len(text) - start > PIECE:
-        space = max(text.rfind(" ", start, start + PIECE), text.rfind("\n", start, start + PIECE))
-        end = space if space > start else start + PIECE
+        ends = (text.rfind(mark, start + 1, start + PIECE) for mark in ("\n", ". ", "。", " "))
+        end = next((end + 1 for end in ends if end > 0), start + PIECE)
         yield start, text[start:end]
         start = end
     yield start, text[start:]

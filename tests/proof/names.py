@@ -149,7 +149,7 @@ def planted_numbers(chance: random.Random) -> Iterator[tuple[str, str]]:
         "Korean",
         f"주민등록번호 {rrn[:6]}-{rrn[6:]}{(11 - weighed(rrn, (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)) % 11) % 10}",
     )
-    thai = f"3{d(11)}"
+    thai = f"310{d(9)}"
     yield "Thai", f"เลขประจำตัวประชาชน {thai}{(11 - weighed(thai, tuple(range(13, 1, -1))) % 11) % 10}"
     stem = f"1{d(8)}"
     yield "US provider", f"The clinic's NPI is {luhn(f'80840{stem}')[5:]}."
@@ -218,6 +218,8 @@ def search(rows: list[Row], pipeline: str) -> tuple[list[Finding], float]:
     began = time.monotonic()
     check_rows(((row, "learnt") for row in rows), findings, Figures(), presidio)
     seconds = time.monotonic() - began
+    for note in presidio.notes() if presidio else ():
+        print(f"note: {note}")
     return [each for each in alarms if each.code in ("personal-name", "personal-id")], seconds
 
 

@@ -75,7 +75,7 @@ class Presidio:
 
         def blot(text: str) -> str:
             for stretch in longest_first:
-                text = text.replace(stretch, f"{stretch[:2]}…")
+                text = text.replace(stretch, _begun(stretch))
             return text
 
         return replace(finding, what=blot(finding.what), why=blot(finding.why), snippet=blot(finding.snippet))
@@ -142,7 +142,9 @@ class Presidio:
         names = list(dict.fromkeys(" ".join(name.split()) for text in naming for name in text.names if is_full(name)))
         learnt = [text for text in naming if text.said.learnt]
         what = "this names a person" if len(names) == 1 else f"this names {len(names)} people"
-        shown = ", ".join(masked(name) for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+        shown = ", ".join(f"{_begun(name)} ({len(name)} characters)" for name in names[:SHOWN]) + (
+            ", …" if len(names) > SHOWN else ""
+        )
         fix = "replace names with invented ones, unless they are public figures"
         place = (learnt or naming)[0].said.field
         yield Finding("personal-name", "warning", row.place, place, what, danger(bool(learnt)), fix, shown)
@@ -180,6 +182,11 @@ def _may_be_name(name: str) -> bool:
         return False
     words = name.split()
     return sum(map(str.isalpha, name)) > 1 and not words[0][0].islower() and not words[-1][0].islower()
+
+
+def _begun(name: str) -> str:
+    """Shows the first two characters, or one of a name that has hardly more, as a Chinese one."""
+    return f"{name[: 2 if len(name) > 4 else 1]}…"
 
 
 def _ours(text: str, number: Number) -> bool:

@@ -153,6 +153,11 @@ def test_each_text_goes_to_the_pipeline_of_its_language(folders: dict[str, str])
         }
 
 
+def test_of_a_name_of_two_characters_one_is_shown(folders: dict[str, str]) -> None:
+    (found,), _ = told([{"prompt": "他叫什么名字？", "completion": "他叫张伟。"}], folders["zh"])
+    assert found.snippet == "张… (2 characters)"
+
+
 def test_a_text_too_short_to_tell_goes_with_its_row_and_then_to_the_first_that_reads_it(
     folders: dict[str, str],
 ) -> None:

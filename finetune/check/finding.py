@@ -28,6 +28,7 @@ CODES = {
     "personal-card": "payment card numbers",
     "personal-iban": "bank account numbers",
     "personal-id": "social security, identity and tax numbers",
+    "personal-name": "names of people",
     "personal-ip": "public network addresses",
     "mojibake": "text that was read in the wrong encoding",
     "replacement-character": "characters that were lost in a conversion",

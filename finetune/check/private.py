@@ -1,8 +1,8 @@
 """Personal data and secrets in rows, by patterns that prove what they found.
 
 What nobody owns is not told: addresses at example.com and other reserved names (RFC 2606), telephone numbers 555-01xx,
-networks set aside for documents or private use, and the numbers of manuals. Names of people are not looked for, nor
-anything inside the definitions of tools.
+networks set aside for documents or private use, and the numbers of manuals. Names of people are looked for only where
+pipelines are named (finetune/check/presidio.py); the definitions of tools are not searched.
 """
 
 from __future__ import annotations
@@ -23,47 +23,61 @@ MOST_FRAMES = 100_000
 """System prompts that are remembered: what stands in one is told once, however many rows share it."""
 
 
+class Frames:
+    """System prompts that were seen: what many rows share is told once."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def again(self, text: Said) -> bool:
+        """Tells whether a text is a system prompt that stood in an earlier row."""
+        if text.role != "system":
+            return False
+        if hash(text.text) in self._seen:
+            return True
+        if len(self._seen) < MOST_FRAMES:
+            self._seen.add(hash(text.text))
+        return False
+
+
 class Private:
     """Sees rows in any order; what many rows share as their system prompt is told once."""
 
     def __init__(self) -> None:
-        self._frames: set[int] = set()
+        self._frames = Frames()
 
     def see(self, row: Row) -> Iterator[Finding]:
         """Yields what is private in a row."""
         for text in said(row):
-            if text.role == "system":
-                if hash(text.text) in self._frames:
-                    continue
-                if len(self._frames) < MOST_FRAMES:
-                    self._frames.add(hash(text.text))
-            yield from _find(row, text)
+            if not self._frames.again(text):
+                for pattern, found in matches(text.text):
+                    yield _told(row, text, pattern, found)
 
 
-def _find(row: Row, text: Said) -> Iterator[Finding]:
+def matches(text: str) -> Iterator[tuple[Pattern, re.Match[str]]]:
     """Yields what is private in a text; the first pattern that matches a stretch has it."""
     taken: list[tuple[int, int]] = []
-    low = text.text.lower()
-    has_number = LONG_NUMBER.search(text.text) is not None
+    low = text.lower()
+    has_number = LONG_NUMBER.search(text) is not None
     for pattern in PATTERNS:
         if pattern.long_number and not has_number:
             continue
         if pattern.needs and not any(needed in low for needed in pattern.needs):
             continue
-        for found in pattern.regex.finditer(text.text):
+        for found in pattern.regex.finditer(text):
             start, end = found.span()
             if any(start < e and s < end for s, e in taken) or not pattern.proof(found):
                 continue
-            if pattern.context and not pattern.context.search(text.text, max(0, start - CONTEXT), start):
+            if pattern.context and not pattern.context.search(text, max(0, start - CONTEXT), start):
                 continue
             taken.append((start, end))
-            yield _told(row, text, pattern, found)
+            yield pattern, found
 
 
 def _told(row: Row, text: Said, pattern: Pattern, found: re.Match[str]) -> Finding:
     secret = pattern.code.startswith("secret")
     shown = found["value"] if "value" in pattern.regex.groupindex else found.group()
-    why = "the model may say it to anybody" if text.learnt else "a run's files are shared, and what is read can be said"
+    why = danger(text.learnt)
     fix = "revoke it where it was made, and remove it here" if secret else "replace it with an invented one"
     article = "an" if pattern.name[0] in "aeAEI" else "a"
     return Finding(
@@ -76,6 +90,11 @@ def _told(row: Row, text: Said, pattern: Pattern, found: re.Match[str]) -> Findi
         fix,
         masked(shown),
     )
+
+
+def danger(learnt: bool) -> str:
+    """Says why personal data should not stand in a text."""
+    return "the model may say it to anybody" if learnt else "a run's files are shared, and what is read can be said"
 
 
 def blotted(finding: Finding) -> Finding:

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.check.figures import Figures, too_long
 from finetune.check.finding import Finding, Findings, Side
+from finetune.check.presidio import Presidio
 from finetune.check.private import Private, blotted
 from finetune.check.similar import Similar
 from finetune.check.text import Texts
@@ -56,7 +57,9 @@ class Checked:
         return self.findings.errors > 0
 
 
-def check(recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None], say: Say) -> Checked:
+def check(
+    recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None], say: Say, presidio: Presidio | None = None
+) -> Checked:
     """Checks the rows that a recipe names.
 
     Args:
@@ -64,6 +67,7 @@ def check(recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None],
         base: the folder of the base's tokenizer and template; without it tokens are not counted.
         hand_on: takes each finding as it comes.
         say: takes a line for the user.
+        presidio: looks for names of people and the identity numbers of many countries too.
 
     Raises:
         ArtifactError: the base has no tokenizer or template.
@@ -82,7 +86,8 @@ def check(recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None],
             findings.add(_refused(error))
     learnt, held_out = found.count(learnt=True)[0], found.count(learnt=False)[0]
     say(f"{learnt:,} rows to learn, {held_out:,} held out")
-    check_rows(_sides(found), findings, figures)
+    check_rows(_sides(found), findings, figures, presidio)
+    notes += presidio.notes() if presidio else ()
     if findings.errors:
         notes += folder_notes(recipe)
         notes.append("tokens are not counted: training would refuse the rows as they are")
@@ -95,17 +100,24 @@ def check(recipe: Recipe, base: Path | None, hand_on: Callable[[Finding], None],
     return Checked(findings, figures.told(), tuple(notes), limit, tuple(_files(found)))
 
 
-def check_rows(rows: Iterable[tuple[Row, Side]], findings: Findings, figures: Figures) -> None:
+def check_rows(
+    rows: Iterable[tuple[Row, Side]], findings: Findings, figures: Figures, presidio: Presidio | None = None
+) -> None:
     """Runs every detector that needs no tokenizer over rows, each seen once."""
+
+    def hidden(found: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in map(blotted, found):
+            yield presidio.blotted(finding) if presidio else finding
+
     private, texts, schemas, similar = Private(), Texts(), ToolSchemas(), Similar()
-    for row, side in rows:
+    for row, side in presidio.through(rows, findings) if presidio else rows:
         findings.add(private.see(row))
-        findings.add(map(blotted, texts.see(row)))
-        findings.add(map(blotted, schemas.see(row)))
+        findings.add(hidden(texts.see(row)))
+        findings.add(hidden(schemas.see(row)))
         similar.see(row, side)
         figures.see(row, side)
-    findings.add(map(blotted, texts.finish()))
-    findings.add(map(blotted, similar.finish()))
+    findings.add(hidden(texts.finish()))
+    findings.add(hidden(similar.finish()))
     findings.add(figures.finish())
 
 

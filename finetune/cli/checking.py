@@ -23,6 +23,12 @@ SHOWN_OF_A_KIND = 3
 SET = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated.")
 REPORT = typer.Option(None, "--report", metavar="FILE", help="Write every finding, one JSON object a line.")
 PAGE = typer.Option(None, "--page", metavar="FILE", help="Write a page with pictures: one .html file.")
+PRESIDIO = typer.Option(
+    [],
+    "--presidio",
+    metavar="PIPELINE",
+    help="Look for names of people and identity numbers too: a spaCy pipeline, by name or folder; may be repeated.",
+)
 QUIET = typer.Option(False, "--quiet", help="No progress.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
@@ -33,6 +39,7 @@ def check(
     overrides: list[str] = SET,
     report: Path | None = REPORT,
     page: Path | None = PAGE,
+    presidio: list[str] = PRESIDIO,
     quiet: bool = QUIET,
     as_json: bool = JSON,
 ) -> None:
@@ -40,6 +47,7 @@ def check(
     from finetune.atomic import refusal_told, write_text
     from finetune.check import check as check_data
     from finetune.check.page import write_page
+    from finetune.check.presidio import open_presidio
     from finetune.hub import locate
     from finetune.recipe import RECIPES, load_or_rows
 
@@ -47,6 +55,7 @@ def check(
     base = tokenizer or locate(wishes.base, wishes.base_path, wishes.revision)
     check_target("--report", report, recipe, wishes)
     check_target("--page", page, recipe, wishes)
+    opened = open_presidio(presidio) if presidio else None
     with ExitStack() as open_files:
         lines = None
         if report is not None:
@@ -57,7 +66,7 @@ def check(
             if lines is not None:
                 lines.write(json.dumps(asdict(finding), ensure_ascii=False) + "\n")
 
-        checked = check_data(wishes, base, hand_on, Bar(quiet).say)
+        checked = check_data(wishes, base, hand_on, Bar(quiet).say, opened)
     if page is not None:
         with refusal_told(page, "--page elsewhere"):
             write_text(page, write_page(checked, str(recipe), str(report) if report else ""))

@@ -51,7 +51,7 @@ def test_the_codes_are_those_that_programs_know() -> None:
         *("duplicate-exact", "duplicate-normalised", "duplicate-near", "prompt-conflict"),
         *("leak-exact", "leak-normalised", "leak-prompt", "leak-near", "leak-answer"),
         *("secret-token", "secret-password", "personal-email", "personal-phone", "personal-card", "personal-iban"),
-        *("personal-id", "personal-ip", "mojibake", "replacement-character", "control-character"),
+        *("personal-id", "personal-name", "personal-ip", "mojibake", "replacement-character", "control-character"),
         *("invisible-character", "lone-surrogate", "html-left", "placeholder", "control-token", "think-unbalanced"),
         *("role-in-text", "answer-says-nothing", "answer-refuses", "answer-is-prompt", "answer-cut"),
         *("tool-schema-invalid", "tool-without-schema", "tool-argument-unknown", "tool-argument-missing"),

@@ -42,12 +42,18 @@ pytestmark = [
 ]
 
 ROWS = Path(__file__).parents[2] / "data_templates" / "demo" / "train.jsonl"
-STEPS = 4
+STEPS = 3
 RATES = {"sgd": 0.3, "adamw_torch": 0.003}
 """Of an optimizer as transformers names it: one that moves adapters about as far as they are large."""
 
 SPREADS = {1: 1, 2: 2, 4: 0}
 """Processes over which the experts are spread, of four -> stage of ZeRO."""
+
+CASES = [
+    *((base, "sgd", spread) for base in ("even", "skewed") for spread in SPREADS),
+    *(("even", "adamw_torch", 1), ("even", "adamw_torch", 2), ("skewed", "adamw_torch", 4)),
+]
+"""Base, optimizer and spread: gradients of all, and of each spread how AdamW takes them."""
 
 SHARED = ("even", "sgd", 4)
 """The base, optimizer and spread whose weights ZeRO-3 shares out; hundreds of gathers a step take their time."""
@@ -125,19 +131,18 @@ def in_one_of_four(place: int, folders: list[Path]) -> dict[Any, Any]:
     os.environ |= {"WORLD_SIZE": "4", "RANK": str(place), "LOCAL_RANK": str(place)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     found = {}
-    for folder in folders:
-        for optimizer, rate in RATES.items():
-            for spread, zero in SPREADS.items():
-                stage = 3 if (folder.name, optimizer, spread) == SHARED else zero
-                wishes = (f"parallel.expert={spread}", f"parallel.zero={stage}", f"train.learning_rate={rate}")
-                trainer = put_together(folder, f"{optimizer}-{spread}", *wishes)
-                trainer.args.optim = optimizer
-                noting = Noting(trainer)
-                trainer.add_callback(noting)
-                trainer.train()
-                trainer.make_whole()
-                unset_hf_deepspeed_config()  # else transformers would make the next model under ZeRO-3 too
-                found[folder.name, optimizer, spread] = noting.losses, noting.first, of_now(trainer)
+    by_name = {folder.name: folder for folder in folders}
+    for name, optimizer, spread in CASES:
+        stage = 3 if (name, optimizer, spread) == SHARED else SPREADS[spread]
+        wishes = (f"parallel.expert={spread}", f"parallel.zero={stage}", f"train.learning_rate={RATES[optimizer]}")
+        trainer = put_together(by_name[name], f"{optimizer}-{spread}", *wishes)
+        trainer.args.optim = optimizer
+        noting = Noting(trainer)
+        trainer.add_callback(noting)
+        trainer.train()
+        trainer.make_whole()
+        unset_hf_deepspeed_config()  # else transformers would make the next model under ZeRO-3 too
+        found[name, optimizer, spread] = noting.losses, noting.first, of_now(trainer)
     return found
 
 
@@ -207,7 +212,8 @@ def found(pico_moe_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     told = {}
     for folder in folders:
         for optimizer in RATES:
-            spreads = {spread: [each[folder.name, optimizer, spread] for each in ours] for spread in SPREADS}
+            cases = [case for case in CASES if case[:2] == (folder.name, optimizer)]
+            spreads = {case[2]: [each[case] for each in ours] for case in cases}
             start = load_file(folder / "start" / "adapter_model.safetensors")
             told[folder.name, optimizer] = plain_peft(folder, optimizer), spreads, start
     return told

@@ -54,9 +54,9 @@ class Folder:
         )
         assert done.returncode == 0, done.stderr[-3000:]
 
-    def begin(self, launcher: str, name: str) -> subprocess.Popen[str]:
+    def begin(self, name: str) -> subprocess.Popen[str]:
         """Begins a run of two processes and comes back when it has saved its second step."""
-        words = command(launcher, "r.yaml", "--runs", name, *SPREAD)
+        words = command("ours", "r.yaml", "--runs", name, *SPREAD)
         running = subprocess.Popen(words, cwd=self.path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
         deadline = time.monotonic() + 120
         while not (self.run(name) / "checkpoints" / "checkpoint-2").is_dir() and time.monotonic() < deadline:
@@ -158,26 +158,21 @@ def held(run: Path, what: str) -> int:
 def test_one_process_goes_on_where_two_stopped_and_two_where_one_did(folder: Folder) -> None:
     one, two = rewound(folder, "spread", "fewer"), rewound(folder, "alone", "more")
     folder.train("alone", "--resume", str(one), "--processes", "1")
-    folder.train("torchrun", "--resume", str(two))
+    folder.train("deepspeed", "--resume", str(two))
     assert apart(folder.run("spread"), one) < 1e-5
     assert apart(folder.run("alone"), two) < 1e-5
 
 
-@pytest.mark.parametrize("launcher", ["ours", "deepspeed"])
-def test_a_killed_process_ends_the_others_and_the_run_goes_on(folder: Folder, launcher: str) -> None:
-    running = folder.begin(launcher, launcher)
+def test_a_killed_process_ends_the_others_and_the_run_goes_on(folder: Folder) -> None:
+    running = folder.begin("killed")
     (second,) = [p for p in psutil.Process(running.pid).children(recursive=True) if is_second(p)]
     second.kill()
     _, told = running.communicate(timeout=60)
-    if launcher == "ours":
-        assert running.returncode == 5
-        resume = f"finetune train --resume {launcher}/r-0001"
-        assert told.endswith(f"  fix   {resume}\n")
-        assert "error: process 1 was ended by SIGKILL\n" in told
-    else:  # its last line is an exit code, and it does not say whose
-        assert running.returncode != 0
-    folder.train(launcher, "--resume", str(folder.run(launcher)))
-    assert apart(folder.run("spread"), folder.run(launcher)) == 0, "the same processes resume bit for bit"
+    assert running.returncode == 5
+    assert told.endswith("  fix   finetune train --resume killed/r-0001\n")
+    assert "error: process 1 was ended by SIGKILL\n" in told
+    folder.train("ours", "--resume", str(folder.run("killed")))
+    assert apart(folder.run("spread"), folder.run("killed")) == 0, "the same processes resume bit for bit"
 
 
 def test_what_is_not_finite_stops_all_before_anything_is_saved_and_is_told_once(folder: Folder) -> None:
@@ -193,7 +188,7 @@ def is_second(process: psutil.Process) -> bool:
 
 
 def test_a_stop_asked_of_the_one_that_started_them_is_saved_by_all_and_ends_with_75(folder: Folder) -> None:
-    running = folder.begin("ours", "stopped")
+    running = folder.begin("stopped")
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=60)
     assert running.returncode == 75

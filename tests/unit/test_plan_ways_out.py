@@ -16,7 +16,7 @@ from finetune.plan import check_fits, make_plan
 from finetune.recipe import load
 from finetune.shape import read_shape
 
-NUM = 80
+NUM = 60
 """Command lines; a thousand took two minutes and showed as little."""
 
 BASES = ("Qwen/Qwen3.6-27B", "Qwen/Qwen3.6-35B-A3B", "Qwen/Qwen3.5-9B", "Qwen/Qwen3.5-0.8B")

@@ -169,8 +169,8 @@ def _lay_out(order: Order, making: Path) -> Path:
 def pairs(order: Order) -> Iterator[tuple[str, Pair]]:
     """Gives every pair under the name of its matrix; the fused weight of experts as gate and up."""
     parameters = order.base.parameters
-    for name in sorted(order.adapter.place(parameters)):
-        change = order.adapter.change(name, experts_in(name, parameters))
+    for name in sorted(order.changes.place(parameters)):
+        change = order.changes.change(name, experts_in(name, parameters))
         assert isinstance(change, LowRank | OfExperts), f"{name} is refused"
         if name.endswith(".gate_up_proj"):
             for leaf, b in zip(("gate_proj", "up_proj"), change.b.chunk(2, dim=1), strict=True):
@@ -227,7 +227,7 @@ def _compare(file: Path, order: Order, converter: Converter, making: Path) -> li
 
     def away(beside: Path | None) -> float:
         answers.logits(base, prompts.ids, found, beside)
-        apart = answers.apart_from_folder(order.base.folder, order.plan, prompts.ids, found, order.adapter)
+        apart = answers.apart_from_folder(order.base.folder, order.plan, prompts.ids, found, order.changes)
         return float(f"{apart.mean_kl:.3g}")
 
     tuned, untuned = away(file), away(None)

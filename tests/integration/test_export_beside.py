@@ -126,7 +126,7 @@ def test_llama_cpp_answers_by_base_and_adapter_as_training_does(run: Run, conver
     }
     asked = [{"prompt": IDS, "n_predict": 1, "n_probs": 640, "temperature": 0}, chat]
     likely, spoken = answers(base, files, asked)
-    wanted, untuned = tuned(order, order.adapter), tuned(order, None)
+    wanted, untuned = tuned(order, order.changes), tuned(order, None)
     found = {each["id"]: each["logprob"] for each in likely["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
     assert len(found) == len(wanted)
     assert max(abs(found[i] - float(wanted[i])) for i in found) < MOST_APART

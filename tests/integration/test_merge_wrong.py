@@ -223,7 +223,7 @@ WRONG_WEIGHTS: dict[str, Callable[[str, torch.Tensor, torch.Tensor], torch.Tenso
 def test_a_single_tensor_that_is_not_base_and_adapter_fails_the_proof(wrong: str, whole: Order, tmp_path: Path) -> None:
     found = spoilt(whole, tmp_path / "spoilt", WRONG_WEIGHTS[wrong])
     with pytest.raises(ProofFailed, match=f"{ONE} is not base and adapter"):
-        probe(whole.base, found, whole.adapter, whole.touched, lambda size: None)
+        probe(whole.base, found, whole.changes, whole.touched, lambda size: None)
 
 
 def test_a_tensor_that_nobody_should_touch_fails_the_proof_if_one_bit_differs(whole: Order, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ WRONG_MODELS: dict[str, Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor
 def test_a_model_that_answers_otherwise_fails_the_proof(wrong: str, whole: Order, tmp_path: Path) -> None:
     found = spoilt(whole, tmp_path / "spoilt", WRONG_MODELS[wrong])
     prompts = Prompts(list(range(3, 90)), "87 tokens")
-    proven = compare_answers(whole.base, found, whole.adapter, whole.plan, prompts, lambda line: None)
+    proven = compare_answers(whole.base, found, whole.changes, whole.plan, prompts, lambda line: None)
     with pytest.raises(ProofFailed, match="does not answer as base and adapter do"):
         claims_of(proven, prompts)
     config = json.loads((found.folder / "config.json").read_text())

@@ -14,12 +14,16 @@ from finetune.card.text import code, plain, quoted, table
 from finetune.errors import ProofFailed
 from finetune.licences import Verdict
 from finetune.provenance import Artifact, Facts, compute_of, energy_of, links
+from finetune.run import outputs
 
 FORMS: dict[Artifact, str] = {
     "adapter": "These files are the adapter, which is used beside its base.",
     "merged": "These files are the whole model, the adapter merged into its base.",
     "gguf": "These files are the whole merged model as GGUF, for llama.cpp, LM Studio and Ollama.",
 }
+
+WHOLE = "These files are the whole model: the base's own, every weight of its text model as it was trained."
+"""Of the merged model where there is no adapter."""
 
 
 def make_card(facts: Facts, artifact: Artifact, repo: str | None = None, made_of: str | None = None) -> str:
@@ -32,9 +36,12 @@ def make_card(facts: Facts, artifact: Artifact, repo: str | None = None, made_of
         made_of: the repository of the merged model, of which GGUF files were made.
 
     Raises:
+        ArtifactError: there is no such artifact, for method `full` trains no adapter.
         ProofFailed: what was written reads back as something else.
         RecipeError: the wished licence is a misspelt identifier.
     """
+    if artifact == "adapter":
+        outputs.need_adapter(facts.run, facts.plan.method, "--artifact merged")
     verdict, energy = facts.verdict(), energy_of(facts)
     front = front_matter(facts, artifact, repo, made_of, verdict, energy)
     sections = {
@@ -78,7 +85,8 @@ def _opening(facts: Facts, artifact: Artifact, made_of: str | None) -> str:
     at = at or (" (its commit was not recorded)" if facts.base_id else "")
     counts = facts.told["data"]
     made = f"{base}{at}, tuned by {facts.recipe.method} on {counts['examples']:,} examples."
-    lines = [f"{made} {FORMS[artifact]}", "", f"**{headline(facts, artifact)}.**"]
+    whole = artifact == "merged" and facts.plan.method == "full"
+    lines = [f"{made} {WHOLE if whole else FORMS[artifact]}", "", f"**{headline(facts, artifact)}.**"]
     if lost := worse(facts, artifact):
         lines += ["", f"**{lost}**"]
     if facts.base_id is None and not made_of:

@@ -32,7 +32,7 @@ from finetune.merge.changes import PREFIX, Adapter, LowRank, OfExperts, experts_
 from finetune.merge.order import Order
 from finetune.merge.prompts import read_prompts
 from finetune.model.adapter import CONFIG, WEIGHTS
-from finetune.run import Claim, Run, claim
+from finetune.run import Claim, Run, claim, outputs
 from finetune.serving import template_as_trained
 from finetune.shards import read_json, shards
 
@@ -77,10 +77,11 @@ def room_bytes(order: Order) -> int:
     """Counts what is written at the most: as it is laid out, the file, what is read back, a base to compare with.
 
     Raises:
-        ArtifactError: llama.cpp cannot add such an adapter to its base, and the merged model is the way.
+        ArtifactError: there is no adapter, or llama.cpp cannot add such a one to its base: the merged model is the way.
     """
-    adapter = Adapter(order.run.adapter)
     fix = f"finetune export {shlex.quote(str(order.run.path))} --gguf q8_0   # the merged model holds it"
+    outputs.need_adapter(order.run, order.plan.method, fix)
+    adapter = Adapter(order.run.adapter)
     where, what = str(adapter.folder), "llama.cpp cannot add this adapter to its base"
     if adapter.config["use_dora"]:
         why = "DoRA scales whole rows of base and adapter, and llama.cpp only adds to the base's product"

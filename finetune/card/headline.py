@@ -27,7 +27,7 @@ def headline(facts: Facts, artifact: Artifact) -> str:
     if own := _of_ledger(facts, artifact):
         return own
     trained = _of_trained(facts)
-    what = "the weights as trained, in float32" if facts.plan.method == "full" else "the adapter"
+    what = "the weights as trained" if facts.plan.method == "full" else "the adapter"
     return f"{trained} ({what}; these files were not measured)" if trained else "Nothing was measured"
 
 

@@ -22,7 +22,7 @@ FORMS: dict[Artifact, str] = {
     "gguf": "These files are the whole merged model as GGUF, for llama.cpp, LM Studio and Ollama.",
 }
 
-WHOLE = "These files are the whole model: the base's own, every weight of its text model as it was trained."
+WHOLE = "These files are the whole model: the base's own, with the trained weights in their places."
 """Of the merged model where there is no adapter."""
 
 
@@ -84,9 +84,14 @@ def _opening(facts: Facts, artifact: Artifact, made_of: str | None) -> str:
     at = f" at {code(facts.revision[:12])}" if facts.revision else ""
     at = at or (" (its commit was not recorded)" if facts.base_id else "")
     counts = facts.told["data"]
-    made = f"{base}{at}, tuned by {facts.recipe.method} on {counts['examples']:,} examples."
-    whole = artifact == "merged" and facts.plan.method == "full"
-    lines = [f"{made} {WHOLE if whole else FORMS[artifact]}", "", f"**{headline(facts, artifact)}.**"]
+    full = facts.plan.method == "full"
+    how = "every weight of its text model trained" if full else f"tuned by {facts.recipe.method}"
+    made = f"{base}{at}, {how} on {counts['examples']:,} examples."
+    lines = [
+        f"{made} {WHOLE if full and artifact == 'merged' else FORMS[artifact]}",
+        "",
+        f"**{headline(facts, artifact)}.**",
+    ]
     if lost := worse(facts, artifact):
         lines += ["", f"**{lost}**"]
     if facts.base_id is None and not made_of:
@@ -131,7 +136,8 @@ def _provenance(facts: Facts, artifact: Artifact) -> str:
         [plain(link.told), "holds" if link.holds else f"**{plain(link.missing)}**"]
         for link in links(facts.told, facts.data.rendered)
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in facts.trained["versions"].items())
+    took = {name: version for name, version in facts.trained["versions"].items() if name not in _idle(facts)}
+    versions = ", ".join(f"{name} {version}" for name, version in took.items())
     begun = facts.told["contract"]
     hashes = ", ".join(f"{name} {code(begun[name][:16])}" for name in ("base", "template", "tokenizer", "plan"))
     lines = [
@@ -144,3 +150,8 @@ def _provenance(facts: Facts, artifact: Artifact) -> str:
     if files:
         lines += ["", table(["file", "sha256"], files)]
     return "\n".join(lines)
+
+
+def _idle(facts: Facts) -> tuple[str, ...]:
+    """Names packages that were there and took no part: without an adapter, the one that makes them."""
+    return ("peft",) if facts.plan.method == "full" else ()

@@ -57,6 +57,6 @@ def table(told: dict[str, Any]) -> list[str]:
         if line["name"] not in ("base", *outputs.LEARNT):
             kept = line["kept"]
             share = f"{kept['value']:.2%}  [{kept['low']:.2%}, {kept['high']:.2%}]" if kept else "not told"
-        away = f"{line['from_adapter']['value']:+.4f}" if line["name"] not in outputs.LEARNT else ""
+        away = f"{line['from_trained']['value']:+.4f}" if line["name"] not in outputs.LEARNT else ""
         lines.append(f"{begun}{line['loss']['value']:>9.4f}{away:>14}{share:>30}  {line['engine']}")
     return [*lines, *(f"advice: {line}" for line in told["advice"])]

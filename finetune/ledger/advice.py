@@ -44,7 +44,7 @@ def advice(run: Run, lines: list[dict[str, Any]], num_examples: int) -> list[str
         told.append(f"{num_examples} held-out examples are few: the intervals are narrower than they should be")
     base, tuned, *later = lines
     if tuned["kept"] is None:
-        effect = base["from_adapter"]
+        effect = base["from_trained"]
         between = f"{effect['low']:.4f} to {effect['high']:.4f}"
         told.append(f"what the tuning did to the held-out loss is not clear ({between} nats): no share of it is told")
     own = [line for line in later if line["name"] in OWN]

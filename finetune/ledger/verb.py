@@ -101,7 +101,7 @@ def _lines(scored: list[tuple[Step, Score | None]]) -> list[dict[str, Any]]:
         if score is not None:
             share = intervals.kept(score, base, tuned)
             line["loss"] = asdict(intervals.loss(score))
-            line["from_adapter"] = asdict(intervals.difference(score, tuned))
+            line["from_trained"] = asdict(intervals.difference(score, tuned))
             line["kept"] = asdict(share) if share else None
         lines.append(line)
     return lines

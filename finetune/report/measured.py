@@ -147,10 +147,10 @@ def _of_ledger(form: Form, scale: drawing.Scale) -> dict[str, Any]:
     row: dict[str, Any] = {"name": f"GGUF {form.weights}" if is_gguf else form.name}
     row |= {"beneath": form.engine if is_gguf else form.weights}
     row |= {"size": size(form.bytes) if form.bytes else "", "missing": form.not_measured or ""}
-    if form.loss and form.from_adapter:
+    if form.loss and form.from_trained:
         row["loss"] = f"{form.loss.value:.4f}"
         row["mark"] = {end: scale.at(value) for end, value in asdict(form.loss).items()}
-        row["away"] = signed(f"{form.from_adapter.value:.4f}") if form.name not in outputs.LEARNT else ""
+        row["away"] = signed(f"{form.from_trained.value:.4f}") if form.name not in outputs.LEARNT else ""
         if (kept := form.kept) and form.name not in ("base", *outputs.LEARNT):
             row["kept"] = percent(kept.value)
             row["kept_span"] = f"{percent(kept.low)} to {percent(kept.high)}"

@@ -66,11 +66,6 @@ def test_an_unfinished_run_has_no_adapter(pico_base: Path, tmp_path: Path) -> No
     assert f"finetune train --resume {run.path}" in told
 
 
-def test_a_run_of_method_full_is_whole_already(pico_base: Path, tmp_path: Path) -> None:
-    run = begun_run(pico_base, tmp_path, "method=full", "lora.dropout=0", "lora.rank=16")
-    assert refusal(run, ArtifactError).startswith("error: this run's model is whole already\n")
-
-
 def test_a_base_that_is_gone_changed_or_cut_short_is_refused_by_name(run: Run, tmp_path: Path) -> None:
     base, shard = tmp_path / "base", tmp_path / "base" / "model-00002-of-00004.safetensors"
     good = shard.read_bytes()

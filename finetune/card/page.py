@@ -87,11 +87,8 @@ def _opening(facts: Facts, artifact: Artifact, made_of: str | None) -> str:
     full = facts.plan.method == "full"
     how = "every weight of its text model trained" if full else f"tuned by {facts.recipe.method}"
     made = f"{base}{at}, {how} on {counts['examples']:,} examples."
-    lines = [
-        f"{made} {WHOLE if full and artifact == 'merged' else FORMS[artifact]}",
-        "",
-        f"**{headline(facts, artifact)}.**",
-    ]
+    form = WHOLE if full and artifact == "merged" else FORMS[artifact]
+    lines = [f"{made} {form}", "", f"**{headline(facts, artifact)}.**"]
     if lost := worse(facts, artifact):
         lines += ["", f"**{lost}**"]
     if facts.base_id is None and not made_of:

@@ -1,4 +1,4 @@
-"""A run of method full goes the whole road: its weights take the base's places, and all that is made of them is right."""
+"""A run of method full goes the whole road: its weights take the base's places, and what is made of them is right."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_what_was_learnt_in_less_than_bfloat16_can_hold_is_told(pico_base: Path,
     assert any(f"bfloat16 can hold; {run.weights} holds all of it" in line for line in told)
 
 
-def with_tensors(run: Run, change: Callable[[Tensors], None]) -> Run:
+def with_tensors(run: Run, change: Callable[[Tensors], Any]) -> Run:
     """Writes other weights into the run, as if training had left them."""
     file = run.weights / "model.safetensors"
     tensors = load_file(file)

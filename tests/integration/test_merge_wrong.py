@@ -231,7 +231,7 @@ def test_a_tensor_that_nobody_should_touch_fails_the_proof_if_one_bit_differs(wh
     data = bytearray((made / shard).read_bytes())
     data[-1] ^= 1
     (made / shard).write_bytes(data)
-    with pytest.raises(ProofFailed, match="what was merged is not the base with its adapter"):
+    with pytest.raises(ProofFailed, match="what was merged is not the base with what was trained in it"):
         compare_bytes(whole.base.folder, made, whole.touched, hashes, lambda size: None)
 
 
@@ -247,7 +247,7 @@ WRONG_MODELS: dict[str, Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor
 def test_a_model_that_answers_otherwise_fails_the_proof(wrong: str, whole: Order, tmp_path: Path) -> None:
     found = spoilt(whole, tmp_path / "spoilt", WRONG_MODELS[wrong])
     prompts = Prompts(list(range(3, 90)), "87 tokens")
-    proven = compare_answers(whole.base, found, whole.changes, whole.plan, prompts, lambda line: None)
+    proven = compare_answers(whole.tuned, whole.base, found, whole.plan, prompts, lambda line: None)
     with pytest.raises(ProofFailed, match="does not answer as base and adapter do"):
         claims_of(proven, prompts)
     config = json.loads((found.folder / "config.json").read_text())

@@ -45,8 +45,9 @@ class Trained:
         try:
             self.weights = Weights(folder)
         except ArtifactError as error:
-            problem = error.problems[0]  # which speaks of a base, and would have it fetched anew
-            raise self._wrong(f"{problem.what}: {problem.why}", Path(problem.where)) from error
+            problem = error.problems[0]  # which takes the folder for a base, and would have it fetched anew
+            why = f"{problem.what.replace('the base', 'the folder')}: {problem.why}"
+            raise self._wrong(why, Path(problem.where)) from error
         if strange := sorted(t.name for t in self.weights.tensors if t not in self.weights.parts):
             raise self._wrong(f"{len(strange)} of their tensors have no place in it, first {strange[0]}", folder)
 

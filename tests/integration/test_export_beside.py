@@ -164,7 +164,7 @@ def test_a_number_of_another_adapter_is_found(run: Run, converter: Converter, tm
     with pytest.raises(ProofFailed, match="a matrix of the GGUF is not the adapter's") as told:
         lora.check(
             run.path / "gguf" / f"{run.name}-LORA-F32.gguf",
-            replace(order, adapter=Adapter(tmp_path / "adapter")),
+            replace(order, changes=Adapter(tmp_path / "adapter")),
             converter,
         )
     assert told.value.problems[0].where.endswith("blk.1.ssm_out.weight")

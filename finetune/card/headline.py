@@ -9,29 +9,30 @@ from finetune.card.text import figure, plain
 from finetune.provenance import HELD_OUT, Artifact, Facts
 
 TUNED = "tuned"
-"""The side of an evaluation that is the adapter over its base."""
+"""The side of an evaluation that is the model as training left it: an adapter over its base, or weights of its own."""
 
 
 def headline(facts: Facts, artifact: Artifact) -> str:
-    """Says in one sentence what the tuning did, by figures of these very files, or says that they are the adapter's.
+    """Says in one sentence what the tuning did, by figures of these very files, or says that they are others'.
 
     Args:
         facts: of the run.
         artifact: whose card it is.
     """
     if artifact == "adapter":
-        return _of_adapter(facts) or "What the tuning did was not measured"
+        return _of_trained(facts) or "What the tuning did was not measured"
     for side in sides_of(facts, artifact):
         if own := _of_side(facts, side):
             return own
     if own := _of_ledger(facts, artifact):
         return own
-    of_adapter = _of_adapter(facts)
-    return f"{of_adapter} (the adapter; these files were not measured)" if of_adapter else "Nothing was measured"
+    trained = _of_trained(facts)
+    what = "the weights as trained" if facts.plan.method == "full" else "the adapter"
+    return f"{trained} ({what}; these files were not measured)" if trained else "Nothing was measured"
 
 
 def worse(facts: Facts, artifact: Artifact) -> str:
-    """Names the tasks on which a model is worse than its base, and whether that was measured of its adapter.
+    """Names the tasks on which a model is worse than its base, and whether that was measured of it as it was trained.
 
     Args:
         facts: of the run.
@@ -42,14 +43,14 @@ def worse(facts: Facts, artifact: Artifact) -> str:
         side: ", ".join(plain(t["name"]) for t, pair in compared_with_base(facts, side) if pair["verdict"] == "worse")
         for side in own or [TUNED]
     }
-    who = "Worse" if own else "As an adapter, worse"
+    who = "Worse" if own else "As trained, worse" if facts.plan.method == "full" else "As an adapter, worse"
     names = [
         f"{lost} ({plain(side.rpartition('/')[2])})" if len(own) > 1 else lost for side, lost in found.items() if lost
     ]
     return f"{who} than its base on: {'; '.join(names)}." if names else ""
 
 
-def _of_adapter(facts: Facts) -> str:
+def _of_trained(facts: Facts) -> str:
     if told := _of_side(facts, TUNED):
         return told
     losses = training_losses(facts)

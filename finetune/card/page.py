@@ -14,12 +14,16 @@ from finetune.card.text import code, plain, quoted, table
 from finetune.errors import ProofFailed
 from finetune.licences import Verdict
 from finetune.provenance import Artifact, Facts, compute_of, energy_of, links
+from finetune.run import outputs
 
 FORMS: dict[Artifact, str] = {
     "adapter": "These files are the adapter, which is used beside its base.",
     "merged": "These files are the whole model, the adapter merged into its base.",
     "gguf": "These files are the whole merged model as GGUF, for llama.cpp, LM Studio and Ollama.",
 }
+
+WHOLE = "These files are the whole model: the base's own, with the trained weights in their places."
+"""Of the merged model where there is no adapter."""
 
 
 def make_card(facts: Facts, artifact: Artifact, repo: str | None = None, made_of: str | None = None) -> str:
@@ -32,9 +36,12 @@ def make_card(facts: Facts, artifact: Artifact, repo: str | None = None, made_of
         made_of: the repository of the merged model, of which GGUF files were made.
 
     Raises:
+        ArtifactError: there is no such artifact, for method `full` trains no adapter.
         ProofFailed: what was written reads back as something else.
         RecipeError: the wished licence is a misspelt identifier.
     """
+    if artifact == "adapter":
+        outputs.need_adapter(facts.run, facts.plan.method, "--artifact merged")
     verdict, energy = facts.verdict(), energy_of(facts)
     front = front_matter(facts, artifact, repo, made_of, verdict, energy)
     sections = {
@@ -77,8 +84,11 @@ def _opening(facts: Facts, artifact: Artifact, made_of: str | None) -> str:
     at = f" at {code(facts.revision[:12])}" if facts.revision else ""
     at = at or (" (its commit was not recorded)" if facts.base_id else "")
     counts = facts.told["data"]
-    made = f"{base}{at}, tuned by {facts.recipe.method} on {counts['examples']:,} examples."
-    lines = [f"{made} {FORMS[artifact]}", "", f"**{headline(facts, artifact)}.**"]
+    full = facts.plan.method == "full"
+    how = "every weight of its text model trained" if full else f"tuned by {facts.recipe.method}"
+    made = f"{base}{at}, {how} on {counts['examples']:,} examples."
+    form = WHOLE if full and artifact == "merged" else FORMS[artifact]
+    lines = [f"{made} {form}", "", f"**{headline(facts, artifact)}.**"]
     if lost := worse(facts, artifact):
         lines += ["", f"**{lost}**"]
     if facts.base_id is None and not made_of:
@@ -123,7 +133,8 @@ def _provenance(facts: Facts, artifact: Artifact) -> str:
         [plain(link.told), "holds" if link.holds else f"**{plain(link.missing)}**"]
         for link in links(facts.told, facts.data.rendered)
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in facts.trained["versions"].items())
+    took = {name: version for name, version in facts.trained["versions"].items() if name not in _idle(facts)}
+    versions = ", ".join(f"{name} {version}" for name, version in took.items())
     begun = facts.told["contract"]
     hashes = ", ".join(f"{name} {code(begun[name][:16])}" for name in ("base", "template", "tokenizer", "plan"))
     lines = [
@@ -136,3 +147,8 @@ def _provenance(facts: Facts, artifact: Artifact) -> str:
     if files:
         lines += ["", table(["file", "sha256"], files)]
     return "\n".join(lines)
+
+
+def _idle(facts: Facts) -> tuple[str, ...]:
+    """Names packages that were there and took no part: without an adapter, the one that makes them."""
+    return ("peft",) if facts.plan.method == "full" else ()

@@ -9,6 +9,7 @@ from typing import Any
 from finetune.card.text import code, figure, plain, shares, table
 from finetune.provenance import HELD_OUT, Artifact, Facts
 from finetune.recipe import failed_rules
+from finetune.run import outputs
 
 BASE_LOSS = "held-out loss of the base, nats a token"
 TUNED_LOSS = "held-out loss after training, nats a token"
@@ -182,7 +183,7 @@ def kept(facts: Facts) -> str:
             continue
         share = step["kept"]
         told = shares(share["value"], share["low"], share["high"]) if share else "not told"
-        told = "" if step["name"] in ("base", "adapter") else told
+        told = "" if step["name"] in ("base", *outputs.LEARNT) else told
         rows.append([plain(step["name"]), plain(step["weights"]), _score(step["loss"]), told])
     of = f"{ledger['examples']['scored']} held-out examples, {ledger['examples']['learnt']:,} learnt tokens"
     lines = [

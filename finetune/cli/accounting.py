@@ -41,11 +41,12 @@ def table(told: dict[str, Any]) -> list[str]:
     """Lays a ledger out for a terminal."""
     from finetune.export.quality import size
     from finetune.ledger.drawing import label
+    from finetune.run import outputs
 
     of = f"{told['examples']['scored']} examples, {told['examples']['learnt']:,} tokens"
     lines = [
         f"{told['run']}: held-out loss, {told['unit']}, of {of}",
-        f"{'':<30}{'size':>11}{'loss':>9}{'from adapter':>14}{'keeps of the tuning, 95 %':>30}  engine",
+        f"{'':<30}{'size':>11}{'loss':>9}{'from trained':>14}{'keeps of the tuning, 95 %':>30}  engine",
     ]
     for line in told["steps"]:
         begun = f"{label(line):<30}{'' if line['bytes'] is None else size(line['bytes']):>11}"
@@ -53,9 +54,9 @@ def table(told: dict[str, Any]) -> list[str]:
             lines.append(f"{begun}{'':>9}  not measured: {line['not_measured']}")
             continue
         share = ""
-        if line["name"] not in ("base", "adapter"):
+        if line["name"] not in ("base", *outputs.LEARNT):
             kept = line["kept"]
             share = f"{kept['value']:.2%}  [{kept['low']:.2%}, {kept['high']:.2%}]" if kept else "not told"
-        away = f"{line['from_adapter']['value']:+.4f}" if line["name"] != "adapter" else ""
+        away = f"{line['from_trained']['value']:+.4f}" if line["name"] not in outputs.LEARNT else ""
         lines.append(f"{begun}{line['loss']['value']:>9.4f}{away:>14}{share:>30}  {line['engine']}")
     return [*lines, *(f"advice: {line}" for line in told["advice"])]

@@ -22,12 +22,16 @@ ARTIFACTS: tuple[Artifact, ...] = ("adapter", "merged", "gguf")
 CARD, BILL, SUMMARY = "Fingerprints (sha256): ", '"bomFormat": "CycloneDX"', "# Training content of "
 """What stands in each file that this command writes, and in none of somebody else."""
 
+ARTIFACT = typer.Option(
+    None, "--artifact", metavar="|".join(ARTIFACTS), help="Whose card it is. Default: adapter; of method full, merged."
+)
+
 REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 
 
 def card(
     run: Path = typer.Argument(help="The run folder."),
-    artifact: str = typer.Option("adapter", "--artifact", metavar="|".join(ARTIFACTS), help="Whose card it is."),
+    artifact: str | None = ARTIFACT,
     repo: str | None = typer.Option(
         None, "--repo", metavar="OWNER/NAME", help="The merged model's repository, as for publish."
     ),
@@ -42,8 +46,7 @@ def card(
     overrides: list[str] = SET,
 ) -> None:
     """Write the model card of a run, from what its files prove."""
-    chosen = next((each for each in ARTIFACTS if each == artifact), None)
-    if chosen is None:
+    if artifact not in (None, *ARTIFACTS):
         where, why = f"--artifact {artifact!a:.40}", f"a run has {', '.join(ARTIFACTS)}"
         raise RecipeError("there is no such artifact", where=where, why=why, fix="--artifact adapter")
     for option, name in (("--repo", repo), ("--made-of", made_of)):
@@ -53,6 +56,7 @@ def card(
     from finetune.run import open_run
 
     facts = read_facts(open_run(run), overrides)
+    chosen = artifact or ("merged" if facts.plan.method == "full" else "adapter")
     for option, file, mark in (("--out", out, CARD), ("--bom", bom, BILL), ("--summary", summary, SUMMARY)):
         if file is not None and str(file) not in STDOUT:
             check_made(option, file, facts.run, mark)

@@ -58,7 +58,7 @@ def merge(
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the folder."),
 ) -> None:
-    """Merge a run's adapter, or several, into its base, and prove it. The last line on stdout is the folder."""
+    """Merge what a run learnt, or several adapters, into its base, and prove it. The last line is the folder."""
     from finetune.run import open_run
 
     (path, weight), *rest = _weighed([run, *(others or [])])

@@ -117,8 +117,7 @@ def _disk(disk: Mapping[str, int], merging: int) -> str:
     told = f"base {size(disk['base']).strip()}, run {size(run).strip()}"
     if "cache" in disk:
         told += f", with --cache {size(disk['cache']).strip()} more"
-    if "merged" in disk:
-        told += f"; merged it would be {size(disk['merged']).strip()} (in {size(merging).strip()} of memory)"
+    told += f"; merged it would be {size(disk['merged']).strip()} (in {size(merging).strip()} of memory)"
     return told + f", as GGUF {size(disk['gguf q4_k_m']).strip()} (Q4_K_M)"
 
 

@@ -35,7 +35,7 @@ def train(
     quiet: bool = typer.Option(False, "--quiet", help="No progress."),
     as_json: bool = typer.Option(False, "--json", help="Print what was proven as JSON instead of the run folder."),
 ) -> None:
-    """Train a recipe to a proven adapter. The last line on stdout is the run folder."""
+    """Train a recipe to a proven adapter, or to proven weights. The last line on stdout is the run folder."""
     from finetune.plan import in_short, read_plan
     from finetune.recipe import load
     from finetune.run import open_run

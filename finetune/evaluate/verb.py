@@ -17,7 +17,7 @@ from finetune import __version__
 from finetune.data import Renderer, renderer_of
 from finetune.data.vocabulary import Vocabulary
 from finetune.endpoints import Endpoint
-from finetune.errors import ArtifactError, ProofFailed
+from finetune.errors import ProofFailed
 from finetune.evaluate import gate
 from finetune.evaluate.benchmarks import Benchmark, read_benchmark
 from finetune.evaluate.comparing import check_alike
@@ -27,12 +27,11 @@ from finetune.evaluate.judging import judge_all, judge_told
 from finetune.evaluate.results import Results, Said, notes, prompts_of, rows, tasks_told
 from finetune.evaluate.sides import Side, find_ggufs, settings, sides_of
 from finetune.evaluate.tasks import Subject, subject_of, wished
-from finetune.hub import fetch
-from finetune.merge.order import Order, take
+from finetune.merge.order import take
 from finetune.model import Score
 from finetune.plan import read_plan
 from finetune.recipe import HarnessTask, Recipe, Rule, Task, failed_rules, load, read_rule
-from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest, outputs, resume
+from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest
 from finetune.stopping import Stop
 
 Say = Callable[[str], None]
@@ -114,17 +113,8 @@ def _checked(run: Run) -> tuple[Path, dict[str, Any]]:
     Raises:
         ArtifactError: one is another now, or the run did not finish.
     """
-    if read_plan(run.plan).method != "full":
-        order: Order = take(run, "bf16")
-        return order.base.folder, {key: value for key, value in order.inputs.items() if key != "onto"}
-    recipe, told = load(run.recipe), manifest.read_begun(run.manifest)
-    trained = outputs.last(told, "train")
-    if trained is None:
-        raise ArtifactError(
-            "the run did not finish", where=str(run.path), why="nothing is proven of it", fix=resume(run.path)
-        )
-    outputs.check(run, trained["outputs"], anew(run))
-    return fetch(recipe.base, recipe.base_path, recipe.revision), {"base": told["contract"]["base"]}
+    order = take(run, "bf16")
+    return order.base.folder, {key: value for key, value in order.inputs.items() if key != "onto"}
 
 
 def _as_served(run: Run, recipe: Recipe, folder: Path) -> tuple[Renderer, bool]:

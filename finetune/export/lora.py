@@ -32,7 +32,7 @@ from finetune.merge.changes import PREFIX, Adapter, LowRank, OfExperts, experts_
 from finetune.merge.order import Order
 from finetune.merge.prompts import read_prompts
 from finetune.model.adapter import CONFIG, WEIGHTS
-from finetune.run import Claim, Run, claim
+from finetune.run import Claim, Run, claim, outputs
 from finetune.serving import template_as_trained
 from finetune.shards import read_json, shards
 
@@ -77,10 +77,11 @@ def room_bytes(order: Order) -> int:
     """Counts what is written at the most: as it is laid out, the file, what is read back, a base to compare with.
 
     Raises:
-        ArtifactError: llama.cpp cannot add such an adapter to its base, and the merged model is the way.
+        ArtifactError: there is no adapter, or llama.cpp cannot add such a one to its base: the merged model is the way.
     """
-    adapter = Adapter(order.run.adapter)
     fix = f"finetune export {shlex.quote(str(order.run.path))} --gguf q8_0   # the merged model holds it"
+    outputs.need_adapter(order.run, order.plan.method, fix)
+    adapter = Adapter(order.run.adapter)
     where, what = str(adapter.folder), "llama.cpp cannot add this adapter to its base"
     if adapter.config["use_dora"]:
         why = "DoRA scales whole rows of base and adapter, and llama.cpp only adds to the base's product"
@@ -169,8 +170,8 @@ def _lay_out(order: Order, making: Path) -> Path:
 def pairs(order: Order) -> Iterator[tuple[str, Pair]]:
     """Gives every pair under the name of its matrix; the fused weight of experts as gate and up."""
     parameters = order.base.parameters
-    for name in sorted(order.adapter.place(parameters)):
-        change = order.adapter.change(name, experts_in(name, parameters))
+    for name in sorted(order.changes.place(parameters)):
+        change = order.changes.change(name, experts_in(name, parameters))
         assert isinstance(change, LowRank | OfExperts), f"{name} is refused"
         if name.endswith(".gate_up_proj"):
             for leaf, b in zip(("gate_proj", "up_proj"), change.b.chunk(2, dim=1), strict=True):
@@ -227,7 +228,7 @@ def _compare(file: Path, order: Order, converter: Converter, making: Path) -> li
 
     def away(beside: Path | None) -> float:
         answers.logits(base, prompts.ids, found, beside)
-        apart = answers.apart_from_folder(order.base.folder, order.plan, prompts.ids, found, order.adapter)
+        apart = answers.apart_from_folder(order.base.folder, order.plan, prompts.ids, found, order.changes)
         return float(f"{apart.mean_kl:.3g}")
 
     tuned, untuned = away(file), away(None)

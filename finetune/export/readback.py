@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from finetune.errors import ProofFailed
 from finetune.run import Claim, claim
 from finetune.shards import read_json
@@ -65,20 +67,31 @@ def check_fields(file: Path, told: dict[str, Any], merged: Path, template: str) 
 def same_weights(file: Path, merged: Path) -> Claim:
     """Loads a GGUF in bf16 by transformers' own reader, and the merged folder, and compares every weight.
 
-    Both are held in memory.
+    Both are held in memory. Gains of norms and decays are compared as llama.cpp holds them, and as the model uses them.
 
     Raises:
         ProofFailed: naming the first weight that differs.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     made = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16).state_dict()
     whole = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.bfloat16).state_dict()
     for name, weight in whole.items():
-        if name not in made or not torch.equal(made[name], weight):
+        if name not in made or not torch.equal(_as_held(name, made[name]), _as_held(name, weight)):
             raise ProofFailed("a weight of the GGUF is not the merged model's", where=f"{file}  {name}")
-    return claim("weights that transformers reads back bit for bit", len(whole), len(whole))
+    return claim("weights, as llama.cpp holds them, that transformers reads back bit for bit", len(whole), len(whole))
+
+
+def _as_held(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """Gives a weight as a GGUF has it, in float32: of a gain 1 + w, of a decay exp(w).
+
+    One that was trained may be so near to 0 that its last bits are lost there, and so they are in the model itself.
+
+    Source: llama.cpp as in llama-cpp-python 0.3.36, conversion/qwen.py (Qwen3NextModel.modify_tensors).
+    """
+    if name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+        return weight.float() + 1
+    return weight.float().exp() if name.endswith(".A_log") else weight
 
 
 def _content(token: Any) -> str:

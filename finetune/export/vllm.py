@@ -31,8 +31,8 @@ def export_for_vllm(run: Run, out: Path | None, say: Callable[[str], None]) -> d
         say: takes a line for the user.
 
     Raises:
-        ArtifactError: run, adapter or base is not what it was, vLLM refuses such an adapter, or there is something else
-            in the place of the folder.
+        ArtifactError: run, adapter or base is not what it was, there is no adapter or one that vLLM refuses, or there
+            is something else in the place of the folder.
         DoesNotFit: the disk is full.
         ProofFailed: what was written is not the adapter.
         RunLocked: another process works in the run.
@@ -40,6 +40,9 @@ def export_for_vllm(run: Run, out: Path | None, say: Callable[[str], None]) -> d
     began, folder = time.monotonic(), Path(os.path.normpath(out or run.path / "vllm"))
     with locked(run):
         order = take(run, "bf16")
+        outputs.need_adapter(
+            run, order.plan.method, f"{outputs.command('merge', run)}   # vLLM serves the merged model"
+        )
         command = serve(run, order.plan, order.recipe.base, folder)
         taken = {name: told for name, told in order.inputs.items() if name != "onto"}
         told = outputs.last(manifest.read(run.manifest), "vllm", **taken)

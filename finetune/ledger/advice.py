@@ -42,13 +42,13 @@ def advice(run: Run, lines: list[dict[str, Any]], num_examples: int) -> list[str
         return [f"{num_examples} held-out examples: no share of the tuning is told of fewer than {LEAST_EXAMPLES}"]
     if num_examples < FEW_EXAMPLES:
         told.append(f"{num_examples} held-out examples are few: the intervals are narrower than they should be")
-    base, adapter, *later = lines
-    if adapter["kept"] is None:
-        effect = base["from_adapter"]
+    base, tuned, *later = lines
+    if tuned["kept"] is None:
+        effect = base["from_trained"]
         between = f"{effect['low']:.4f} to {effect['high']:.4f}"
         told.append(f"what the tuning did to the held-out loss is not clear ({between} nats): no share of it is told")
     own = [line for line in later if line["name"] in OWN]
-    return told + [_of_step(run, line, own) for line in own if _share(line) < ENOUGH]
+    return told + [_of_step(run, tuned["name"], line, own) for line in own if _share(line) < ENOUGH]
 
 
 def short(line: dict[str, Any]) -> str:
@@ -62,9 +62,11 @@ def _share(line: dict[str, Any]) -> float:
     return float(kept["value"]) if kept else 1.0
 
 
-def _of_step(run: Run, line: dict[str, Any], lines: list[dict[str, Any]]) -> str:
+def _of_step(run: Run, learnt: str, line: dict[str, Any], lines: list[dict[str, Any]]) -> str:
     name = short(line)
     said = f"{name} keeps {_share(line):.0%} of the tuning: "
+    if line["name"] != "gguf" and learnt == "weights":
+        return f"{said}{run.weights} holds all of it, in float32"
     if line["name"] != "gguf":
         out = str(run.path / "merged-dequantised")
         other = outputs.command("merge", run, "--onto", "dequantised", "--out", out)

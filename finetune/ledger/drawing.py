@@ -1,4 +1,4 @@
-"""Draws a ledger: for each step its loss, between those of base and adapter, and the share of the tuning it keeps."""
+"""Draws a ledger: each step's loss, between those of base and tuned model, and the share of the tuning it keeps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.export.quality import size
-from finetune.run import atomic
+from finetune.run import atomic, outputs
 
 BASE, TUNED, OTHER = "#9db4c8", "#c0392b", "#34495e"
 
@@ -32,7 +32,7 @@ def draw(told: dict[str, Any], file: Path) -> None:
     figure = Figure(figsize=(9, 1.5 + 0.42 * len(lines)), dpi=150, layout="constrained")
     losses, shares = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for place, line in enumerate(lines):
-        color = {"base": BASE, "adapter": TUNED}.get(line["name"], OTHER)
+        color = {"base": BASE, **dict.fromkeys(outputs.LEARNT, TUNED)}.get(line["name"], OTHER)
         loss, kept = line["loss"], line["kept"]
         losses.plot([loss["low"], loss["high"]], [place, place], color=color, linewidth=2, alpha=0.5)
         losses.plot(loss["value"], place, "o", color=color)

@@ -16,6 +16,7 @@ from finetune.data import Example
 from finetune.export import KINDS
 from finetune.hardware import detect
 from finetune.ledger.scoring import score_gguf, score_on_disk
+from finetune.merge.changes import Changes
 from finetune.merge.order import Order
 from finetune.merge.weights import Weights
 from finetune.model import Score
@@ -41,27 +42,20 @@ class Step:
 
 
 def find_steps(order: Order) -> list[Step]:
-    """Lists the base, the adapter on the weights that it was trained on, what was merged, and each GGUF.
+    """Lists the base, the model as it was trained, what was merged, and each GGUF.
 
     Raises:
         ArtifactError: a file is not the one that was proven.
     """
     device = torch.device("cuda", 0) if detect().device == "cuda" else torch.device("cpu")
     by = f"transformers, float32, {device.type}, from disk"
-    base, plan, run = order.base, order.plan, order.run
+    base, run, told = order.base, order.run, manifest.read(order.run.manifest)
 
-    def on_disk(name: str, precision: str, num_bytes: int, weights: Weights, adapter: Any = None) -> Step:
-        return Step(name, precision, by, num_bytes, partial(score_on_disk, weights, plan, adapter, device=device))
+    def on_disk(name: str, precision: str, num_bytes: int, weights: Weights, beside: Changes | None = None) -> Step:
+        return Step(name, precision, by, num_bytes, partial(score_on_disk, weights, order.plan, beside, device=device))
 
-    quantised = quantised_weights(base.folder, plan)
-    as_trained = Weights(base.folder, quantised) if quantised else base
-    learnt = sum(file.stat().st_size for file in run.adapter.glob("*.safetensors"))
-    told = manifest.read(run.manifest)
     merged = {folder: entry for entry in told["stages"] if entry["stage"] == "merge" for folder in _folders(run, entry)}
-    found = [
-        on_disk("base", "bf16", _size(base.folder), base),
-        on_disk("adapter", "nf4" if quantised else "bf16", learnt, as_trained, order.adapter),
-    ]
+    found = [on_disk("base", "bf16", _size(base.folder), base), on_disk(*_as_trained(order))]
     for folder, entry in merged.items():
         away = f"mv {shlex.quote(str(folder))} {shlex.quote(f'{folder}-before')}"
         outputs.check(run, entry["outputs"], f"{away}   # and merge again, or do without")
@@ -69,6 +63,17 @@ def find_steps(order: Order) -> list[Step]:
     if not merged:
         found.append(Step("merged", "bf16", takes=outputs.command("merge", run)))
     return [*found, *_ggufs(run, told)]
+
+
+def _as_trained(order: Order) -> tuple[str, str, int, Weights, Changes | None]:
+    """Gives the line of what was learnt: its name, the weights it was trained on or as, bytes, and how it is run."""
+    tuned, folder, run = order.tuned, order.base.folder, order.run
+    if tuned.beside is None:
+        return "weights", "f32", _size(run.weights), tuned.weights, None
+    quantised = quantised_weights(folder, order.plan)
+    learnt = sum(file.stat().st_size for file in run.adapter.glob("*.safetensors"))
+    weights = Weights(folder, quantised) if quantised else order.base
+    return "adapter", "nf4" if quantised else "bf16", learnt, weights, tuned.beside
 
 
 def _ggufs(run: Run, told: dict[str, Any]) -> Iterator[Step]:

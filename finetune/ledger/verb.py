@@ -1,4 +1,4 @@
-"""`finetune ledger`: the held-out loss of base, adapter, merged model and each GGUF, and what each keeps of the tuning.
+"""`finetune ledger`: the held-out loss of base, tuned model, merged one and each GGUF, and what each keeps of it.
 
 All are scored on the same rows, which are those that training held out, token by token. Each line says by which engine
 and on which weights; a line that could not be measured says what it takes.
@@ -22,7 +22,7 @@ from finetune.ledger.steps import Step, find_steps
 from finetune.merge.order import Order, take
 from finetune.merge.prompts import read_dataset
 from finetune.model import Score
-from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest
+from finetune.run import Claim, Entry, Run, anew, atomic, claim, locked, manifest, outputs
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,7 @@ def ledger(run: Run, most_tokens: int, say: Say) -> dict[str, Any]:
         say: takes a line for the user.
 
     Raises:
-        ArtifactError: run, adapter, base, or a file that was proven is not what it was.
+        ArtifactError: run, base, or a file that was proven is not what it was.
         DataError: nothing is held out, or the rows are not those of the training.
         ProofFailed: llama.cpp cannot run a file.
         RunLocked: another process works in the run.
@@ -90,7 +90,7 @@ def _held_out(order: Order, most_tokens: int) -> tuple[list[Example], int]:
 
 
 def _lines(scored: list[tuple[Step, Score | None]]) -> list[dict[str, Any]]:
-    """Gives what is told of each step: loss, distance from the adapter as trained, share of the tuning kept."""
+    """Gives what is told of each step: loss, distance from the model as trained, share of the tuning kept."""
     base, tuned = (score for _, score in scored[:2])
     assert base is not None
     assert tuned is not None
@@ -101,7 +101,7 @@ def _lines(scored: list[tuple[Step, Score | None]]) -> list[dict[str, Any]]:
         if score is not None:
             share = intervals.kept(score, base, tuned)
             line["loss"] = asdict(intervals.loss(score))
-            line["from_adapter"] = asdict(intervals.difference(score, tuned))
+            line["from_trained"] = asdict(intervals.difference(score, tuned))
             line["kept"] = asdict(share) if share else None
         lines.append(line)
     return lines
@@ -114,7 +114,7 @@ def _entry(order: Order, told: dict[str, Any], began: float) -> Entry:
         of = short(line)
         if "loss" in line:
             claims.append(claim(f"{of}: held-out loss", round(line["loss"]["value"], 4)))
-        if line.get("kept") and of not in ("base", "adapter"):
+        if line.get("kept") and of not in ("base", *outputs.LEARNT):
             claims.append(claim(f"{of}: share of the tuning's effect that it keeps", round(line["kept"]["value"], 4)))
     return Entry(
         stage="ledger",

@@ -1,6 +1,6 @@
-"""Floor 5: an adapter merged into the shards of its base, or several that become one.
+"""Floor 5: what was trained merged into the shards of its base: an adapter, several that become one, or every weight.
 
-All that merging knows of an adapter is a `Change` for each weight (finetune/merge/changes.py).
+All that merging knows of it is a `Change` for each weight (finetune/merge/changes.py).
 """
 
 from finetune.merge.adapter_only import combine

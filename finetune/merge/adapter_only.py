@@ -32,7 +32,8 @@ from finetune.merge.parts import described
 from finetune.merge.weights import Weights
 from finetune.model.adapter import CONFIG, ROUTER, WEIGHTS
 from finetune.model.experts import TARGETS
-from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest
+from finetune.plan import read_plan
+from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest, outputs
 
 PROBES = 16
 """Vectors that both are multiplied with."""
@@ -70,13 +71,13 @@ def combine(run: Run, mix: Mix, out: Path | None, say: Callable[[str], None]) ->
         if (entry := finished(run, STAGE, asked, journal, say)) is not None:
             return entry
         order = take(run, "bf16", mix)
-        assert isinstance(order.adapter, Combined)
+        assert isinstance(order.changes, Combined)
         fix = f"give another one: {again(run, 'bf16', out.with_name(f'{out.name}-2'), mix, adapter_only=True)}"
         then = again(run, "bf16", out, mix, adapter_only=True)
         with atomic.refusal_told(out, fix), atomic.full_disk_told(journal.model, then=then):
             journal.open({**order.identity, "onto": STAGE})
-            _write(order.adapter, order.base, journal.model)
-            claims = _prove(order.adapter, order.base, journal.model)
+            _write(order.changes, order.base, journal.model)
+            claims = _prove(order.changes, order.base, journal.model)
             for name in (CONFIG, WEIGHTS):
                 journal.finished(name, atomic.sha256(journal.model / name))
             journal.proven(
@@ -101,8 +102,10 @@ def _check(run: Run, mix: Mix) -> None:
     """Makes sure that an adapter is asked for that is not there yet.
 
     Raises:
+        ArtifactError: the run has none.
         RecipeError: it is not.
     """
+    outputs.need_adapter(run, read_plan(run.plan).method, outputs.command("merge", run))
     if mix.alone:
         why = f"{run.adapter} is the adapter of this run alone"
         fix = f"{again(run, 'bf16', run.merged)} ANOTHER-RUN --adapter-only"

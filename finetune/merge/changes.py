@@ -105,7 +105,7 @@ class Whole:
 
 
 class Changes(Protocol):
-    """What changes the weights of a base: one adapter, or several that became one."""
+    """What changes the weights of a base: an adapter, several that became one, or weights that were trained whole."""
 
     def place(self, parameters: Mapping[str, tuple[int, ...]]) -> set[str]:
         """Lists the weights of a text model that it changes, and makes sure that all of it has a place there."""

@@ -75,7 +75,7 @@ def _compare(shard: Path, made: Path, touched: Collection[Stored], digest: str, 
             if name not in changed:
                 old.seek(at)
                 if not torch.equal(_read(old, theirs[:size], shard), ours):
-                    raise _failed(made, f"{name} is not the base's, and no adapter is on it")
+                    raise _failed(made, f"{name} is not the base's, and nothing of it was trained")
             told(size)
     if read.hexdigest() != digest:
         raise _failed(made, "it is not what was written: the disk or another program changed it")
@@ -100,4 +100,4 @@ def _read(opened: Any, data: torch.Tensor, file: Path) -> torch.Tensor:
 
 
 def _failed(file: Path, why: str) -> ProofFailed:
-    return ProofFailed("what was merged is not the base with its adapter", where=str(file), why=why)
+    return ProofFailed("what was merged is not the base with what was trained in it", where=str(file), why=why)

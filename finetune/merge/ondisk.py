@@ -112,13 +112,15 @@ class StackOfDeltas:
 class EmbeddingOnDisk(nn.Module):
     """Stands where the embedding stood."""
 
-    def __init__(self, weights: Weights, name: str) -> None:
+    def __init__(self, weights: Weights, name: str, blur: Blur | None) -> None:
         super().__init__()
-        self.weights, self.name = weights, name
+        self.weights, self.name, self.blur = weights, name, blur
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Looks rows up on disk."""
-        return self.weights.some_rows(self.name, ids.flatten()).view(*ids.shape, -1).to(ids.device)
+        wanted, places = torch.unique(ids, return_inverse=True)
+        found = self.weights.some_rows(self.name, wanted)
+        return (self.blur(found) if self.blur else found).to(ids.device)[places]
 
 
 def model_on_disk(
@@ -130,11 +132,11 @@ def model_on_disk(
         weights: of the folder.
         plan: of the run.
         adapter: that works beside the weights.
-        blur: of the weights that the adapter changes.
+        blur: of the weights that the adapter changes; without an adapter, of every weight.
         device: where it computes. With fla installed that has to be a GPU, for its kernels run nowhere else.
     """
     causal = make_skeleton(weights.folder, replace(plan, quantisation=None, dtype="float32", device="cpu"))
-    changed = adapter.place(weights.parameters) if adapter else set()
+    changed = adapter.place(weights.parameters) if adapter else set(weights.parameters if blur else ())
     replace_experts(causal, nf4=False, dtype=torch.float32, device=torch.device("meta"))
     for block, experts in experts_of(causal).items():
         own = (adapter, blur) if f"{block}.gate_up_proj" in changed else (None, None)
@@ -146,17 +148,18 @@ def model_on_disk(
             own = (adapter, blur) if name in changed else (None, None)
             causal.set_submodule(block, LinearOnDisk(weights, name, *own))
         elif isinstance(module, nn.Embedding):
-            causal.set_submodule(block, EmbeddingOnDisk(weights, name))
+            causal.set_submodule(block, EmbeddingOnDisk(weights, name, None if adapter else blur))
     model = causal.model
     for path in {name.rpartition(".")[0] for name, _ in model.named_non_persistent_buffers()}:
         rotary = model.get_submodule(path)  # its frequencies follow from the config
         model.set_submodule(path, type(rotary)(rotary.config).to(device))
     for name, parameter in list(model.named_parameters(prefix="model")):
         filled = weights.whole(name)
-        if adapter and name in changed:
-            change = adapter.change(name)
-            assert isinstance(change, Whole), f"{name} is no linear layer"
-            filled = change.apply(0, filled)
+        if name in changed:
+            if adapter:
+                change = adapter.change(name)
+                assert isinstance(change, Whole), f"{name} is no linear layer"
+                filled = change.apply(0, filled)
             filled = blur(filled) if blur else filled
         block, _, leaf = name.rpartition(".")
         filled = filled.view(parameter.shape).to(device)

@@ -1,4 +1,4 @@
-"""What is to be merged: run, adapter and base are looked at before anything is written."""
+"""What is to be merged: run, base and what was trained are looked at before anything is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from finetune.hub import WANTED, fetch
 from finetune.merge.changes import Changes
 from finetune.merge.combining import Combined
 from finetune.merge.mix import ALONE, Mix
-from finetune.merge.parts import check_adapter, described, open_parts
+from finetune.merge.parts import check_trained, described, open_parts
+from finetune.merge.trained import Trained, Tuned
 from finetune.merge.weights import Weights
 from finetune.model.roundtrip import quantised_weights
 from finetune.plan import Plan, read_plan
@@ -41,11 +42,11 @@ class Order:
     recipe: Recipe
     plan: Plan
     base: Weights
-    """What the adapter is merged onto."""
-    adapter: Changes
-    """Of the run, or several as one."""
+    """What is merged onto."""
+    changes: Changes
+    """The adapter of the run, or several as one; or its weights."""
     touched: dict[Stored, bool]
-    """Tensors of the base that become others -> whether an adapter is on them, or they are only quantised."""
+    """Tensors of the base that become others -> whether they were trained, or are only quantised."""
     inputs: dict[str, Any]
     """Name -> hash, or a few words."""
 
@@ -53,6 +54,13 @@ class Order:
     def others(self) -> list[Path]:
         """Files of the base that are copied besides its shards: what serves it, no pickles, no code, nothing hidden."""
         return files_along(self.base.folder)
+
+    @property
+    def tuned(self) -> Tuned:
+        """What training made, as it is run from disk."""
+        if isinstance(self.changes, Trained):
+            return Tuned("the trained weights", self.changes.weights, None)
+        return Tuned("base and adapter", self.base, self.changes)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -64,14 +72,14 @@ def take(run: Run, onto: Onto, mix: Mix = ALONE) -> Order:
     """Reads what a run was trained with and what it learnt, and the adapters that become one with its own.
 
     Raises:
-        ArtifactError: the run did not finish or has no adapter, or its adapter, plan or base is another one now; or
-            another adapter is none, or of another base, or cannot be combined.
+        ArtifactError: the run did not finish, or what it learnt, its plan or base is another one now; or another
+            adapter is none, or of another base, or cannot be combined.
         OutsideError: the base is neither on disk nor to be had.
     """
     told = manifest.read_begun(run.manifest)
     recipe, plan = load(run.recipe), read_plan(run.plan)
-    hashes = check_adapter(run, plan, told)
-    parts = open_parts(run, told, mix)
+    hashes = check_trained(run, plan, told)
+    parts = open_parts(run, told, mix) if plan.method != "full" else []
     folder = fetch(recipe.base, recipe.base_path, recipe.revision)
     _check_base(run, folder, told["contract"])
     quantised = quantised_weights(folder, plan) if onto == "dequantised" else {}
@@ -79,15 +87,19 @@ def take(run: Run, onto: Onto, mix: Mix = ALONE) -> Order:
         why = f"method {plan.method} holds the base as it is"
         raise ArtifactError("nothing was quantised in this run", where=str(run.path), why=why, fix="--onto bf16")
     base = Weights(folder, quantised)
-    adapter: Changes = parts[0][0] if mix.alone else Combined(parts, base.parameters, mix.method, mix.density)
+    changes: Changes
+    if not parts:
+        changes = Trained(run)
+    else:
+        changes = parts[0][0] if mix.alone else Combined(parts, base.parameters, mix.method, mix.density)
     check_index(folder, base.tensors)
-    changed = adapter.place(base.parameters)
+    changed = changes.place(base.parameters)
     return Order(
         run,
         recipe,
         plan,
         base,
-        adapter,
+        changes,
         _touched(base, changed, quantised),
         {"base": told["contract"]["base"], "onto": onto, **hashes, **described(run, mix)},
     )
@@ -112,7 +124,7 @@ def _check_base(run: Run, base: Path, begun: dict[str, Any]) -> None:
     ):
         if was != now:
             fix = f"put it back as it was, or train anew: {anew(run)}"
-            why = "the adapter is worth nothing on another one"
+            why = "what was learnt is worth nothing on another one"
             raise ArtifactError(f"{what} is not the one that was trained with", where=str(where), why=why, fix=fix)
 
 

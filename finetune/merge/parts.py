@@ -1,4 +1,4 @@
-"""The adapters that go into a merge: each was proven, or is a folder of plain PEFT's; all are of one base."""
+"""What goes into a merge: what a run learnt, which was proven, and adapters of plain PEFT's; all are of one base."""
 
 from __future__ import annotations
 
@@ -19,20 +19,16 @@ SAME = {"base": "base", "tokenizer": "base's tokenizer", "template": "base's cha
 """What runs must have in common: key of the contract -> what it is."""
 
 
-def check_adapter(run: Run, plan: Plan, told: dict[str, Any]) -> dict[str, str]:
-    """Gives the hashes of the adapter's files, which are those that training proved.
+def check_trained(run: Run, plan: Plan, told: dict[str, Any]) -> dict[str, str]:
+    """Gives the hashes of the files of what a run learnt, which are those that training proved.
 
     Raises:
-        ArtifactError: there is no adapter, or it is another one.
+        ArtifactError: there is no adapter, or of method `full` no weights, or they are others.
     """
-    if plan.method == "full":
-        why = "method full trains every weight, so there is no adapter to merge"
-        fix = f"ls {shlex.quote(str(run.weights))}   # once it is trained, this is the whole model"
-        raise ArtifactError("this run's model is whole already", where=str(run.weights), why=why, fix=fix)
     entry = outputs.last(told, "train")
     if entry is None:
-        why = "training did not finish"
-        raise ArtifactError("the run has no adapter", where=str(run.path), why=why, fix=resume(run.path))
+        what = f"the run has no {'weights' if plan.method == 'full' else 'adapter'}"
+        raise ArtifactError(what, where=str(run.path), why="training did not finish", fix=resume(run.path))
     outputs.check(run, entry["outputs"], f"put it back, or train anew: {anew(run)}")
     return dict(entry["outputs"])
 
@@ -85,10 +81,13 @@ def _folder(path: Path) -> Path:
     """Gives the folder of the two files.
 
     Raises:
-        ArtifactError: it is neither a run nor an adapter.
+        ArtifactError: it is neither a run nor an adapter, or a run of method `full`.
     """
     if _is_run(path):
-        return open_run(path).adapter
+        run = open_run(path)
+        fix = f"{outputs.command('merge', run)}   # alone, with nothing else"
+        outputs.need_adapter(run, read_plan(run.plan).method, fix)
+        return run.adapter
     absent = [name for name in (CONFIG, WEIGHTS) if not os.path.isfile(path / name)]
     if not absent:
         return path
@@ -112,7 +111,7 @@ def _check_run(run: Run, told: dict[str, Any], other: Run) -> None:
         ArtifactError: naming what differs.
     """
     told_other, plan, plan_other = manifest.read_begun(other.manifest), read_plan(run.plan), read_plan(other.plan)
-    check_adapter(other, plan_other, told_other)
+    check_trained(other, plan_other, told_other)
     differ = [what for key, what in SAME.items() if told_other["contract"][key] != told["contract"][key]]
     if differ:
         its, own = _base(plan_other.base, plan_other.revision), _base(plan.base, plan.revision)

@@ -1,34 +1,36 @@
-"""Proves that a merged model answers as its base with the adapter beside it: both are run from disk, and compared.
+"""Proves that a merged model answers as the one that was trained: both are run from disk, and compared.
 
-A merged weight is rounded to bfloat16, so the two can never be equal. What rounding may do is measured, not guessed:
-the tuning itself moves the answers by some distance, and a merged model that is 20 times nearer has kept it; where the
-tuning moved them by hardly more than rounding does, the base's weights are moved by a rounding error drawn by chance.
+That one is the base with the adapter beside it, or the weights that method `full` left, in float32. A merged weight is
+rounded to bfloat16, so the two can never be equal. What rounding may do is measured, not guessed: the tuning itself
+moves the answers by some distance, and a merged model that is 20 times nearer has kept it; where the tuning moved them
+by hardly more than rounding does, the weights of the tuned model are moved by a rounding error drawn by chance.
 
-That each weight is right is proven elsewhere (finetune/merge/probing.py); this proves that they make a model: names,
-places, config and tokens, as transformers' own class puts them together from what lies in the folder.
+That each weight is right is proven elsewhere (finetune/merge/probing.py and trained.py); this proves that they make a
+model: names, places, config and tokens, as transformers' own class puts them together from what lies in the folder.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from finetune.errors import ProofFailed
 from finetune.hardware import detect
-from finetune.merge.changes import CPU, Changes
+from finetune.merge.changes import CPU
 from finetune.merge.logits import Comparison, Distance
 from finetune.merge.ondisk import Blur, model_on_disk, states
 from finetune.merge.prompts import Prompts
 from finetune.merge.rounding import unit_in_the_last_place
+from finetune.merge.trained import Tuned
 from finetune.merge.weights import Weights
 from finetune.plan import Plan
 from finetune.run import Claim, claim
 
 MOST_SHARE = 0.05
-"""Of the tuning's own distance, that the merged model may be away from base and adapter: it keeps at least 95 %."""
+"""Of the tuning's own distance, that the merged model may be away from what was trained: it keeps at least 95 %."""
 
 MOST_ROUNDINGS = 10.0
 """Times the distance that rounding errors drawn by chance make. One draw differs from another, most where a router
@@ -39,8 +41,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Proven:
-    """What was measured, against base and adapter."""
+    """What was measured, against the model that was trained."""
 
+    tuned: str
+    """What that one is."""
     merged: Distance
     base: Distance
     rounding: Distance | None
@@ -63,15 +67,24 @@ class Proven:
         return self.merged.mean_kl <= self.most_kl and math.isfinite(self.merged.max_difference)
 
 
-def compare_answers(
-    base: Weights, merged: Weights, adapter: Changes, plan: Plan, prompts: Prompts, say: Report
-) -> Proven:
-    """Runs base, base with adapter, and merged over the prompts, one matrix after another, in float32.
+@dataclass(frozen=True)
+class _Ran:
+    """A model that was run."""
+
+    weights: Weights
+    states: torch.Tensor
+    """(tokens, hidden), what goes into its head."""
+    blurred: Blur | None = None
+    """Of the head."""
+
+
+def compare_answers(tuned: Tuned, base: Weights, merged: Weights, plan: Plan, prompts: Prompts, say: Report) -> Proven:
+    """Runs base, the tuned model, and merged over the prompts, one matrix after another, in float32.
 
     Args:
-        base: what the adapter was merged onto.
-        merged: what came of it.
-        adapter: of the run, or several as one.
+        tuned: as training left it.
+        base: of it.
+        merged: what came of both.
         plan: of the run.
         prompts: what is asked.
         say: is told which of them runs.
@@ -79,18 +92,17 @@ def compare_answers(
     device = torch.device("cuda", 0) if detect().device == "cuda" else CPU
     ids = torch.tensor(prompts.ids, device=device)
 
-    def run(told: str, weights: Weights, beside: Changes | None, blurred: Blur | None = None) -> torch.Tensor:
-        say(f"proof: {told}")
-        return states(model_on_disk(weights, plan, beside, blurred, device), ids).cpu()
+    def run(model: Tuned, blurred: Blur | None = None) -> _Ran:
+        say(f"proof: {model.told}{', weights blurred' if blurred else ''}")
+        hidden = states(model_on_disk(model.weights, plan, model.beside, blurred, device), ids).cpu()
+        return _Ran(model.weights, hidden, None if model.beside else blurred)  # no adapter here is on a head
 
-    tuned = run("base and adapter", base, adapter)
-    others = [(run("merged", merged, None), merged), (run("base", base, None), base)]
-    found = _distances(base, tuned, others)
-    proven = Proven(found[0], found[1], None)
+    wanted = run(tuned)
+    found = _distances(wanted, [run(Tuned("merged", merged, None)), run(Tuned("base", base, None))])
+    proven = Proven(tuned.told, found[0], found[1], None)
     if not proven.holds:
-        blurred = run("base and adapter, weights blurred", base, adapter, blur(seed=0))
-        (rounding,) = _distances(base, tuned, [(blurred, base)])
-        proven = Proven(found[0], found[1], rounding)
+        (rounding,) = _distances(wanted, [run(tuned, blur(seed=0))])
+        proven = Proven(tuned.told, found[0], found[1], rounding)
     return proven
 
 
@@ -98,7 +110,7 @@ def claims_of(proven: Proven, prompts: Prompts) -> list[Claim]:
     """Writes down what was measured.
 
     Raises:
-        ProofFailed: the merged model is too far from base and adapter.
+        ProofFailed: the merged model is too far from the tuned one.
     """
     merged, base = proven.merged, proven.base
     if not proven.holds:
@@ -106,8 +118,8 @@ def claims_of(proven: Proven, prompts: Prompts) -> list[Claim]:
             f"mean KL {merged.mean_kl:.3g} nats a token over {prompts.told}; {proven.most_kl:.3g} is allowed, "
             f"and the base itself is {base.mean_kl:.3g} away"
         )
-        raise ProofFailed("the merged model does not answer as base and adapter do", why=why)
-    beside = f"merged against base + adapter, {prompts.told}"
+        raise ProofFailed(f"the merged model does not answer as {proven.tuned} do", why=why)
+    beside = f"merged against {proven.tuned}, {prompts.told}"
     told: list[Claim] = [
         {
             "claim": f"mean KL in nats a token, {beside}",
@@ -115,7 +127,7 @@ def claims_of(proven: Proven, prompts: Prompts) -> list[Claim]:
             "tolerance": proven.most_kl,
             "holds": True,
         },
-        claim("mean KL of the base against base + adapter, for scale", base.mean_kl),
+        claim(f"mean KL of the base against {proven.tuned}, for scale", base.mean_kl),
         claim("largest difference of a logit", merged.max_difference),
         claim("share of tokens whose likeliest next token is the same", merged.agreement),
         claim("the same of the base, for scale", base.agreement),
@@ -139,13 +151,14 @@ def blur(seed: int) -> Blur:
     return blurred
 
 
-def _distances(base: Weights, tuned: torch.Tensor, others: Iterable[tuple[torch.Tensor, Weights]]) -> list[Distance]:
-    """Passes what goes into the heads through them, and compares each with what base and adapter say."""
-    compared = [(Comparison(len(tuned)), states, weights) for states, weights in others]
-    name = base.head
-    for first, rows in base.rows(name):
-        wanted = tuned @ rows.T
-        for comparison, given, weights in compared:
-            own = rows if weights is base else weights.part(name, first, first + len(rows))
-            comparison.take(first, wanted, given @ own.T)
-    return [comparison.distance() for comparison, _, _ in compared]
+def _distances(tuned: _Ran, others: list[_Ran]) -> list[Distance]:
+    """Passes what goes into the heads through them, and compares each with what the tuned model says."""
+    compared = [(Comparison(len(tuned.states)), other) for other in others]
+    name = tuned.weights.head
+    for first, rows in tuned.weights.rows(name):
+        wanted = tuned.states @ rows.T
+        for comparison, other in compared:
+            own = rows if other.weights is tuned.weights else other.weights.part(name, first, first + len(rows))
+            own = other.blurred(own) if other.blurred else own
+            comparison.take(first, wanted, other.states @ own.T)
+    return [comparison.distance() for comparison, _ in compared]

@@ -1,6 +1,6 @@
-"""`finetune merge`: the base with one adapter or several in it, from disk to disk, proven before it gets its name.
+"""`finetune merge`: the base with what was trained in it, from disk to disk, proven before it gets its name.
 
-The published shards are copied; only tensors that an adapter changes are others. Nothing is loaded and saved again by
+The published shards are copied; only tensors that were trained are others. Nothing is loaded and saved again by
 a library, for that would lose vision and multi-token prediction. A kill at any instant loses one shard's work.
 """
 
@@ -28,9 +28,10 @@ from finetune.merge.journal import Journal
 from finetune.merge.mix import ALONE, Mix
 from finetune.merge.order import Onto, Order, again, take
 from finetune.merge.parts import described
-from finetune.merge.probing import MOST_ROUNDINGS, Probed, probe
+from finetune.merge.probing import MOST_ROUNDINGS, probe
 from finetune.merge.prompts import read_prompts
 from finetune.merge.proof import MOST_SHARE, Proven, claims_of, compare_answers
+from finetune.merge.trained import Trained, compare_trained
 from finetune.merge.weights import Weights
 from finetune.run import Claim, Entry, Run, atomic, claim, locked, manifest
 from finetune.shards import Stored, shards
@@ -55,7 +56,7 @@ class Told:
 
 
 def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress, mix: Mix = ALONE) -> dict[str, Any]:
-    """Merges a run's adapter, or several as one, into its base, and gives the manifest entry.
+    """Merges a run's adapter, several as one, or all its weights, into its base, and gives the manifest entry.
 
     It goes on where an interrupted merge was.
 
@@ -68,9 +69,9 @@ def merge(run: Run, onto: Onto, out: Path | None, say: Say, progress: Progress, 
         mix: what becomes one with the run's adapter.
 
     Raises:
-        ArtifactError: run, adapter or base is not what it was, or there is something in the place of the folder.
+        ArtifactError: run, base or what was learnt is not what it was, or something is in the place of the folder.
         DoesNotFit: the disk is full, or will be.
-        ProofFailed: what was made is not base and adapter; it keeps its `.partial` name.
+        ProofFailed: what was made is not what was trained; it keeps its `.partial` name.
         RunLocked: another process works in the run.
     """
     began, out = time.monotonic(), Path(os.path.normpath(out or mix.folder(run, "merged")))
@@ -138,13 +139,13 @@ def _write(order: Order, journal: Journal, told: Told) -> float:
 def _rows(order: Order, tensor: Stored) -> Iterator[torch.Tensor]:
     """Gives a tensor's new rows."""
     base, name = order.base, order.base.parts[tensor].name
-    change = order.adapter.change(name, experts_in(name, base.parameters)) if order.touched[tensor] else None
+    change = order.changes.change(name, experts_in(name, base.parameters)) if order.touched[tensor] else None
     for first, rows in base.pieces(tensor):
         yield change.apply(first, rows) if change else rows
 
 
 def _prove(order: Order, journal: Journal, told: Told, began: float, copied: float) -> Entry:
-    """Compares bytes, weights and answers with those of base and adapter.
+    """Compares bytes, weights and answers with those of base and run.
 
     Raises:
         ProofFailed: they are not what they should be.
@@ -176,28 +177,44 @@ def _claims(order: Order, journal: Journal, told: Told) -> list[Claim]:
     merged = Weights(journal.model)
     same = compare_bytes(base, journal.model, order.touched, journal.files, count)
     compare_files(order.others, journal.model, journal.files)
-    probed = probe(order.base, merged, order.adapter, order.touched, count)
+    of_weights, unchanged = _compare_weights(order, merged, count)
     prompts = read_prompts(order.recipe, base)
-    proven = compare_answers(order.base, merged, order.adapter, order.plan, prompts, told.say)
-    found = [
-        claim("tensors without an adapter, the base's bit for bit", same, len(merged.tensors) - len(order.touched)),
+    proven = compare_answers(order.tuned, order.base, merged, order.plan, prompts, told.say)
+    kept = len(merged.tensors) - len(order.touched)
+    untouched = claim("tensors that were not trained, the base's bit for bit", same, kept)
+    for note in _notes(order, unchanged, proven):
+        told.say(f"note: {note}")
+    return [untouched, *of_weights, *claims_of(proven, prompts)]
+
+
+def _compare_weights(
+    order: Order, merged: Weights, count: Callable[[int], None]
+) -> tuple[list[Claim], tuple[str, ...]]:
+    """Compares every tensor that was trained, and gives the names of those that came out as the base's."""
+    if isinstance(order.changes, Trained):
+        unchanged = compare_trained(order.base, merged, order.changes, order.touched, count)
+        whole = len(order.touched)
+        return [
+            claim("trained tensors, each number the trained one rounded once to the base's dtype", whole, whole),
+            claim("of which differ from the base's", whole - len(unchanged), whole),
+        ], unchanged
+    probed = probe(order.base, merged, order.changes, order.touched, count)
+    return [
         claim("tensors with an adapter that differ from the base's", probed.changed, sum(order.touched.values())),
         claim("mean square error of the worst tensor, over that of rounding", probed.most_roundings, MOST_ROUNDINGS),
-        *claims_of(proven, prompts),
-    ]
-    for note in _notes(probed, proven):
-        told.say(f"note: {note}")
-    return found
+    ], probed.unchanged
 
 
-def _notes(probed: Probed, proven: Proven) -> Iterator[str]:
-    if probed.unchanged:
+def _notes(order: Order, unchanged: tuple[str, ...], proven: Proven) -> Iterator[str]:
+    if unchanged:
         yield (
-            f"{len(probed.unchanged)} tensors came out as the base's, first {probed.unchanged[0]}: "
+            f"{len(unchanged)} tensors came out as the base's, first {unchanged[0]}: "
             "their tuning is smaller than bfloat16 tells apart"
         )
     if proven.share > MOST_SHARE:
+        full = isinstance(order.changes, Trained)
+        whole = f"{order.run.weights} holds all of it" if full else "serving the adapter beside its base loses nothing"
         yield (
             f"rounding moves the answers by {proven.share:.0%} of what the tuning did: hardly more was learnt than "
-            "bfloat16 can hold; serving the adapter beside its base loses nothing"
+            f"bfloat16 can hold; {whole}"
         )

@@ -97,9 +97,14 @@ class Weights:
         return read_whole(tensor).float()
 
     def part(self, name: str, first: int, last: int) -> torch.Tensor:
-        """Reads some rows of a parameter that lies in one piece, (last - first, in)."""
-        (tensor,) = self.stored[name]
-        return self.stretch(tensor, first, last - first)
+        """Reads some rows of a parameter, in one piece or several, (last - first, in)."""
+        found = []
+        for tensor in self.stored[name]:
+            begin = self.parts[tensor].first
+            start, end = max(first, begin), min(last, begin + tensor.num_rows)
+            if start < end:
+                found.append(self.stretch(tensor, start - begin, end - start))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def stretch(self, tensor: Stored, first: int, count: int) -> torch.Tensor:
         """Reads some rows of a tensor as they lie on disk, (count, in)."""
@@ -108,8 +113,7 @@ class Weights:
 
     def some_rows(self, name: str, wanted: torch.Tensor) -> torch.Tensor:
         """Reads a few rows of a parameter, (wanted, in), as an embedding is looked up."""
-        rows = {i: self.part(name, i, i + 1)[0] for i in set(wanted.tolist())}
-        return torch.stack([rows[i] for i in wanted.tolist()])
+        return torch.cat([self.part(name, i, i + 1) for i in wanted.tolist()])
 
 
 def _read(tensor: Stored, together: int) -> Pieces:

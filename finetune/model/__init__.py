@@ -20,6 +20,7 @@ from finetune.model.recomputing import recompute
 from finetune.model.routers import chosen_experts
 from finetune.model.scoring import Score, score
 from finetune.model.skeleton import refused
+from finetune.model.whole import save_weights
 
 __all__ = [
     "HostCheckpoints",
@@ -47,6 +48,7 @@ __all__ = [
     "refused",
     "restore_adapter",
     "save_adapter",
+    "save_weights",
     "score",
     "token_losses",
 ]

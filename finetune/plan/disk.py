@@ -24,8 +24,8 @@ def disk_bytes(recipe: Recipe, shape: ModelShape, job: Job, choices: Choices) ->
 
     Returns:
         `base` the download; `cache` the quantised copy, if one is kept; `checkpoints` while training, the one in the
-        making included; `adapter`; `merged` in bf16; `gguf` in bf16, from which the quantised ones are made; then
-        `gguf q8_0` and `gguf q4_k_m`.
+        making included; `adapter`, or `weights`; `merged` in bf16; `gguf` in bf16, from which the quantised ones are
+        made; then `gguf q8_0` and `gguf q4_k_m`.
     """
     weights = 4 * job.num_trained
     states, moved = job.states[choices.optimizer]
@@ -40,7 +40,7 @@ def disk_bytes(recipe: Recipe, shape: ModelShape, job: Job, choices: Choices) ->
         "checkpoints": (recipe.train.keep_checkpoints + 1) * checkpoint,
         "adapter": 0 if job.full else weights,
         "weights": weights if job.full else 0,
-        "merged": 0 if job.full else BF16_BYTES * shape.num_parameters,
+        "merged": BF16_BYTES * shape.num_parameters,
         "gguf bf16": BF16_BYTES * stored,
         "gguf q8_0": round(Q8_0_BYTES * stored),
         "gguf q4_k_m": round(Q4_K_M_BYTES * stored),

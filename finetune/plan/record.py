@@ -113,7 +113,7 @@ class Plan:
     disk_bytes: dict[str, int]
     """Stage -> bytes that it writes."""
     merge_bytes: int
-    """Of the host's memory, that merging the adapter will take; 0 where there is none."""
+    """Of the host's memory, that merging what was learnt will take."""
     length: int
     """Tokens of the longest example, or pack, that the bytes are counted for."""
     step_seconds: float

@@ -146,7 +146,7 @@ def _adapters(recipe: Recipe, shape: ModelShape, job: Job) -> dict[str, Any]:
         "expert_rank": expert_rank(recipe, shape),
         "num_routers": len(shape.routers) if recipe.lora.router and recipe.method != "full" else 0,
         "expert_alpha": alpha * (math.sqrt(share) if lora.rslora else share),
-        "merge_bytes": 0 if job.full else merge_bytes(shape, job.widths),
+        "merge_bytes": merge_bytes(shape, job.widths),
     }
 
 

@@ -56,11 +56,13 @@ def _links(told: dict[str, Any], rendered: str | None) -> Iterator[Link]:
         return
     for key, name in FROM_BEGINNING.items():
         yield _one(f"train took {name} that the run began with", trained["inputs"].get(key), begun[key])
-    has_adapter = any(name.startswith("adapter/") for name in trained["outputs"])
-    for stage in (*(("evaluate",) if has_adapter else ()), "merge", "ledger", "vllm"):
+    learnt = next(
+        (part for part in outputs.LEARNT if any(n.startswith(f"{part}/") for n in trained["outputs"])), "adapter"
+    )
+    for stage in ("evaluate", "merge", "ledger", "vllm"):
         entry = outputs.last(told, stage, adapters=None)  # which a merge of several names
         if entry:
-            yield _named(f"{stage} took the adapter that training made", entry, trained["outputs"], "adapter")
+            yield _named(f"{stage} took the {learnt} that training made", entry, trained["outputs"], learnt)
         if entry and stage == "merge":
             yield _one("merge took the base that the run began with", entry["inputs"].get("base"), begun["base"])
     if exported := outputs.last(told, "export"):

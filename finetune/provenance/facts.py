@@ -26,6 +26,9 @@ from finetune.run import Run, manifest, outputs, resume
 
 Artifact = Literal["adapter", "merged", "gguf"]
 
+LEARNT = tuple(f"{folder}/" for folder in outputs.LEARNT)
+"""Begins the names of files that a training made."""
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -138,7 +141,7 @@ def _read(run: Run, told: dict[str, Any], file: Path, stage: str, shape: type[Pa
 
     Raises:
         ArtifactError: it is damaged, is not the one that the manifest proves, no stage wrote it, or it is of another
-            adapter than training left.
+            training than the newest.
     """
     if not file.is_file():
         return None
@@ -157,16 +160,16 @@ def _read(run: Run, told: dict[str, Any], file: Path, stage: str, shape: type[Pa
     outputs.check(run, {name: digest}, fix)
     if other := _of_another(told, stage):
         why = f"{other} is another now than the one that was measured"
-        raise ArtifactError(f"{name} is of another adapter", where=str(file), why=why, fix=fix)
+        raise ArtifactError(f"{name} is of another training", where=str(file), why=why, fix=fix)
     return dict(value)
 
 
 def _of_another(told: dict[str, Any], stage: str) -> str:
-    """Names a file of the adapter that a stage took and training made anew since; nothing if all are the same."""
+    """Names a file of what was learnt, that a stage took and training made anew since; nothing if all are the same."""
     entry, trained = outputs.last(told, stage), outputs.last(told, "train")
     if entry is None or trained is None:
         return ""
-    took = {name: digest for name, digest in entry["inputs"].items() if name.startswith("adapter/")}
+    took = {name: digest for name, digest in entry["inputs"].items() if name.startswith(LEARNT)}
     return next((name for name, digest in took.items() if trained["outputs"].get(name) != digest), "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from finetune.run import Run, atomic, outputs
 KINDS: tuple[Kind, ...] = ("adapter", "merged", "gguf")
 """In the order in which they are published: each is made of the one before."""
 
-MAKING = {"adapter": "finetune train --resume", "merged": "finetune merge", "gguf": "finetune export"}
+MAKING: dict[Kind, tuple[str, ...]] = {"adapter": ("train", "--resume"), "merged": ("merge",), "gguf": ("export",)}
+"""What makes each: the verb, and what stands before the run."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,14 @@ class Artifact:
     """Name in the manifest -> sha256, of those files that a stage of the run proved."""
 
 
-def find(run: Run, told: dict[str, Any], wanted: Collection[Kind], repo: str, base: str | None) -> list[Artifact]:
+def find(
+    run: Run, method: str, told: dict[str, Any], wanted: Collection[Kind], repo: str, base: str | None
+) -> list[Artifact]:
     """Finds the forms of a run's model that are to be published.
 
     Args:
         run: that finished.
+        method: by which it trained; of `full` there is no adapter.
         told: its manifest.
         wanted: which ones; all that are there if none is named.
         repo: of the merged model, as owner/name.
@@ -46,10 +51,13 @@ def find(run: Run, told: dict[str, Any], wanted: Collection[Kind], repo: str, ba
     Raises:
         ArtifactError: one that is named is not there, or none is.
     """
-    found = {kind: files for kind in KINDS if (files := _files(folder(run, kind)))}
-    for kind in wanted or (() if found else KINDS[:1]):
+    kinds = KINDS[1:] if method == "full" else KINDS
+    if "adapter" in wanted:
+        outputs.need_adapter(run, method, "--merged   # or --gguf, or neither for all that are there")
+    found = {kind: files for kind in kinds if (files := _files(folder(run, kind)))}
+    for kind in wanted or (() if found else kinds[:1]):
         if kind not in found:
-            fix = f"{MAKING[kind]} {run.path}"
+            fix = making(run, kind)
             raise ArtifactError(
                 f"the run has no {kind}", where=str(folder(run, kind)), why="there is nothing to publish", fix=fix
             )
@@ -64,6 +72,12 @@ def find(run: Run, told: dict[str, Any], wanted: Collection[Kind], repo: str, ba
         proven = {name: made[name][0] for file in files.values() if (name := run.named(file)) in made}
         artifacts.append(Artifact(kind, repo_of(repo, kind), tuple(chain), files, proven))
     return artifacts
+
+
+def making(run: Run, kind: Kind) -> str:
+    """Gives the command that makes a form of the model."""
+    verb, *before = MAKING[kind]
+    return shlex.join(["finetune", verb, *before, str(run.path)])
 
 
 def folder(run: Run, kind: Kind) -> Path:

@@ -16,7 +16,7 @@ from finetune.errors import ArtifactError, ProofFailed, RecipeError
 from finetune.licences import Verdict
 from finetune.provenance import Artifact as Kind
 from finetune.provenance import Facts, read_facts
-from finetune.publish.artifacts import Artifact, find
+from finetune.publish.artifacts import Artifact, find, making
 from finetune.publish.beside import check_beside
 from finetune.publish.private import privates_of
 from finetune.publish.readback import read_back
@@ -72,7 +72,7 @@ def prepare(run: Run, asked: Asked, place: Path, say: Say) -> list[Staged]:
         RecipeError: no repository is named, or the base has no id.
     """
     told, recipe = manifest.read_begun(run.manifest), load(run.recipe)
-    artifacts = find(run, told, asked.kinds, repo_of(recipe, asked), _base_id(recipe, asked))
+    artifacts = find(run, recipe.method, told, asked.kinds, repo_of(recipe, asked), _base_id(recipe, asked))
     facts = read_facts(run, base_id=asked.base)
     check_license(facts.verdict(), recipe, _private(recipe, asked), asked.forced)
     check_gate(facts, asked.forced, say)
@@ -218,8 +218,7 @@ def _entry(
 
 
 def _check_proven(run: Run, artifact: Artifact) -> None:
-    making = {"adapter": ("train", "--resume"), "merged": ("merge",), "gguf": ("export",)}[artifact.kind]
-    outputs.check(run, artifact.proven, outputs.command(making[0], run, *making[1:]))
+    outputs.check(run, artifact.proven, making(run, artifact.kind))
 
 
 def _private(recipe: Recipe, asked: Asked) -> bool:

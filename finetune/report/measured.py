@@ -11,6 +11,7 @@ from finetune.report import drawing
 from finetune.report.reading import Evidence
 from finetune.report.telling import duration, is_hash, named, percent, signed, size, when
 from finetune.report.told import Form
+from finetune.run import outputs
 
 MOST_NAMED = 7
 """Parts of a plan that are named; the smaller ones are told together."""
@@ -146,11 +147,11 @@ def _of_ledger(form: Form, scale: drawing.Scale) -> dict[str, Any]:
     row: dict[str, Any] = {"name": f"GGUF {form.weights}" if is_gguf else form.name}
     row |= {"beneath": form.engine if is_gguf else form.weights}
     row |= {"size": size(form.bytes) if form.bytes else "", "missing": form.not_measured or ""}
-    if form.loss and form.from_adapter:
+    if form.loss and form.from_trained:
         row["loss"] = f"{form.loss.value:.4f}"
         row["mark"] = {end: scale.at(value) for end, value in asdict(form.loss).items()}
-        row["away"] = signed(f"{form.from_adapter.value:.4f}") if form.name != "adapter" else ""
-        if (kept := form.kept) and form.name not in ("base", "adapter"):
+        row["away"] = signed(f"{form.from_trained.value:.4f}") if form.name not in outputs.LEARNT else ""
+        if (kept := form.kept) and form.name not in ("base", *outputs.LEARNT):
             row["kept"] = percent(kept.value)
             row["kept_span"] = f"{percent(kept.low)} to {percent(kept.high)}"
             row["kept_width"] = round(80 * min(max(kept.value, 0.0), 1.0), 1)

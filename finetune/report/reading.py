@@ -142,8 +142,8 @@ def _ledger(run: Run, fix: str) -> Ledger | None:
         return None
     told = checking.read(run.ledger, LEDGER, fix)
     for number, step in enumerate(told.steps):
-        if step.loss is not None and step.from_adapter is None:
-            why = "it has a loss, and not how far from the adapter's"
+        if step.loss is not None and step.from_trained is None:
+            why = "it has a loss, and not how far from the trained model's"
             raise checking.refused(run.ledger, f"steps.{number}", why, fix)
         if step.loss is None and not step.not_measured:
             raise checking.refused(run.ledger, f"steps.{number}", "it has no loss, and no word why", fix)

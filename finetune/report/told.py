@@ -81,7 +81,7 @@ class Form:
     bytes: Count | None = None
     not_measured: str | None = None
     loss: Interval | None = None
-    from_adapter: Interval | None = None
+    from_trained: Interval | None = None
     kept: Interval | None = None
 
 

@@ -58,12 +58,12 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        """What method `full` learnt: a whole model."""
+        """What method `full` learnt: every weight of the text model."""
         return self.path / "weights"
 
     @property
     def merged(self) -> Path:
-        """The base with the adapter in it, as it is published: a whole model."""
+        """The base with what was learnt in it, as it is published: a whole model."""
         return self.path / "merged"
 
     @property

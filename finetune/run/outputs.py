@@ -12,6 +12,9 @@ from finetune.run.folder import Run
 
 STANDS = "its hash stands in the manifest"
 
+LEARNT = ("adapter", "weights")
+"""Folders of a run that hold what it learnt, of which it has one; the ledger calls its line so too."""
+
 
 def made_by(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Gives of each file, by the name that the manifest gives it, its sha256 and the stage that made it last.
@@ -54,6 +57,22 @@ def _problems(run: Run, files: Iterable[tuple[str, str]], fix: str) -> Iterator[
             yield Problem(f"{name} is gone", str(file), STANDS, fix)
         elif atomic.sha256(file) != digest:
             yield Problem(f"{name} is not the one that was proven", str(file), STANDS, fix)
+
+
+def need_adapter(run: Run, method: str, fix: str) -> None:
+    """Makes sure that a run has an adapter, for whom nothing else will do.
+
+    Args:
+        run: the run.
+        method: by which it trained.
+        fix: what is to be had without one.
+
+    Raises:
+        ArtifactError: it trained every weight.
+    """
+    if method == "full":
+        why = "method full trained every weight itself, and nothing beside them"
+        raise ArtifactError("this run has no adapter", where=str(run.weights), why=why, fix=fix)
 
 
 def command(verb: str, run: Run, *words: str) -> str:

@@ -27,7 +27,7 @@ def claims(run: Run, recipe: Recipe, plan: Plan, dataset: Dataset, trainer: Any,
     records = metrics.read(run.metrics)
     found = [
         _claim("optimizer steps taken", len({record["step"] for record in records if "loss" in record}), plan.steps),
-        _claim("layers with an adapter", _adapted(trainer.model), sum(plan.num_targets.values())),
+        *_adapters(plan, trainer.model),
         _claim("trainable parameters", _trainable(trainer.model), plan.trainable_parameters),
         _claim("learnt tokens in an epoch", dataset.counts.learnt_tokens),
         *(_claim(f"bytes held as {dtype}", size) for dtype, size in trainer.held_bytes().items()),
@@ -57,8 +57,11 @@ def _trainable(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _adapted(model: Any) -> int:
-    return sum(".lora_A" in name and p.requires_grad for name, p in model.named_parameters())
+def _adapters(plan: Plan, model: Any) -> list[Claim]:
+    if plan.method == "full":
+        return []
+    adapted = sum(".lora_A" in name and p.requires_grad for name, p in model.named_parameters())
+    return [_claim("layers with an adapter", adapted, sum(plan.num_targets.values()))]
 
 
 def _read_back(run: Run, plan: Plan, trainer: Any, artifact: Path) -> Claim:

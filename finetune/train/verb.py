@@ -16,7 +16,7 @@ from finetune.data import Dataset, count_rows, prepare
 from finetune.errors import ArtifactError, DoesNotFit, OutsideError
 from finetune.hardware import Hardware, detect_started
 from finetune.hub import fetch, fetch_config, locate
-from finetune.model import save_adapter
+from finetune.model import save_adapter, save_weights
 from finetune.plan import Plan, check_family, check_fits, make_plan, read_plan
 from finetune.recipe import Recipe, dump, load
 from finetune.run import Claim, Entry, Run, anew, atomic, checkpoint, create, manifest, metrics, resume
@@ -36,9 +36,6 @@ from finetune.train.watching import Watcher
 
 Say = Callable[[str], None]
 Report = Callable[[dict[str, Any]], None]
-
-SERVED_WITH = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-"""Files of the base without which a whole model cannot be served."""
 
 
 def begin(recipe: Recipe, runs: Path, stop: Stop, say: Say) -> tuple[Run, Dataset]:
@@ -238,10 +235,7 @@ def _publish(run: Run, plan: Plan, base: Path, trainer: ProvingTrainer) -> Path:
             leftover.unlink(missing_ok=True)
     staging.mkdir()
     if plan.method == "full":
-        trainer.model.save_pretrained(staging)
-        for name in SERVED_WITH:
-            if (base / name).is_file():
-                shutil.copy(base / name, staging)
+        save_weights(trainer.model, staging, base)
     else:
         save_adapter(trainer.model, staging, plan)
     for file in staging.iterdir():

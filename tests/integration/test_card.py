@@ -273,7 +273,7 @@ def test_figures_of_another_adapter_come_on_no_card(run: Run, stage: str) -> Non
     config.write_text(config.read_text() + " ")
     adapter = {run.named(each): atomic.sha256(each) for each in run.adapter.iterdir()}
     manifest.add(run.manifest, Entry("train", {}, adapter, [], {}, 0.0, manifest.now()))
-    with pytest.raises(ArtifactError, match="is of another adapter") as refused:
+    with pytest.raises(ArtifactError, match="is of another training") as refused:
         card_of(run, "adapter")
     assert refused.value.problems[0].fix == f"finetune {stage} {run.path}"
 

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
-from trial.made_run import begun_run, made_run
+from trial.made_run import made_run
 
 from finetune.cli.evaluating import table
 from finetune.data import prepare
@@ -31,7 +31,7 @@ from finetune.ledger.verb import MOST_TOKENS
 from finetune.model import base_alone, load_base, score
 from finetune.plan import read_plan
 from finetune.recipe import load
-from finetune.run import Entry, Run, atomic, manifest
+from finetune.run import Run, manifest
 from finetune.stopping import Stop
 
 ROOT = Path(__file__).parents[2]
@@ -172,16 +172,13 @@ def test_an_adapter_that_changes_nothing_is_no_evidence_and_passes_the_gate(pico
 
 
 def test_a_method_that_trains_all_weights_is_compared_with_its_base_too(pico_base: Path, tmp_path: Path) -> None:
-    from finetune.demo_base import make_pico_base
-
-    run = begun_run(pico_base, tmp_path, "method=full", "lora.dropout=0")
-    shutil.copytree(make_pico_base(tmp_path / "other", seed=1), run.weights)
-    outputs = {f"weights/{file.name}": atomic.sha256(file) for file in run.weights.iterdir()}
-    manifest.add(run.manifest, Entry("train", {}, outputs, [], {}, 0.0, manifest.now()))
+    run = made_run(pico_base, tmp_path, "method=full", "lora.dropout=0")
     loss = task_of(evaluated(run, tasks="[loss]"), "held_out loss")["scores"]
     examples = prepare(load(run.recipe), pico_base).held_out
     for side, folder in (("base", pico_base), ("tuned", run.weights)):
         assert loss[side]["value"] == pytest.approx(score(load_base(folder, read_plan(run.plan)), examples).loss)
+    trained, entry = manifest.read(run.manifest)["stages"]
+    assert trained["outputs"].items() <= entry["inputs"].items()
     (run.weights / "config.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"weights/config\.json is not the one that was proven"):
         evaluated(run, tasks="[loss]")

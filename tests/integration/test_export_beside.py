@@ -126,7 +126,7 @@ def test_llama_cpp_answers_by_base_and_adapter_as_training_does(run: Run, conver
     }
     asked = [{"prompt": IDS, "n_predict": 1, "n_probs": 640, "temperature": 0}, chat]
     likely, spoken = answers(base, files, asked)
-    wanted, untuned = tuned(order, order.adapter), tuned(order, None)
+    wanted, untuned = tuned(order, order.changes), tuned(order, None)
     found = {each["id"]: each["logprob"] for each in likely["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
     assert len(found) == len(wanted)
     assert max(abs(found[i] - float(wanted[i])) for i in found) < MOST_APART
@@ -164,7 +164,7 @@ def test_a_number_of_another_adapter_is_found(run: Run, converter: Converter, tm
     with pytest.raises(ProofFailed, match="a matrix of the GGUF is not the adapter's") as told:
         lora.check(
             run.path / "gguf" / f"{run.name}-LORA-F32.gguf",
-            replace(order, adapter=Adapter(tmp_path / "adapter")),
+            replace(order, changes=Adapter(tmp_path / "adapter")),
             converter,
         )
     assert told.value.problems[0].where.endswith("blk.1.ssm_out.weight")

@@ -133,7 +133,7 @@ def test_no_share_is_told_of_a_tuning_that_may_have_done_nothing() -> None:
 def line(name: str, weights: str, kept: float | None) -> dict[str, Any]:
     share = None if kept is None else asdict(intervals.Interval(kept, kept, kept))
     away = asdict(intervals.Interval(0.1, -0.2, 0.4))
-    return {"name": name, "weights": weights, "kept": share, "from_adapter": away}
+    return {"name": name, "weights": weights, "kept": share, "from_trained": away}
 
 
 BEGUN = [line("base", "bf16", 0.0), line("adapter", "nf4", 1.0)]

@@ -214,7 +214,7 @@ def test_experts_that_are_stored_one_by_one_become_what_fused_ones_become(pico_m
     for quantised in ({}, order.base.quantised):
         fused, alone = Weights(pico_moe_base, quantised), Weights(base, quantised)
         for name in fused.parameters:
-            change = order.adapter.change(name, 8) if name in order.adapter.place(fused.parameters) else None
+            change = order.changes.change(name, 8) if name in order.changes.place(fused.parameters) else None
             whole, parts = (
                 [(first, (change.apply(first, rows) if change else rows).clone()) for first, rows in weights.rows(name)]
                 for weights in (fused, alone)

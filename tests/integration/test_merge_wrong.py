@@ -66,11 +66,6 @@ def test_an_unfinished_run_has_no_adapter(pico_base: Path, tmp_path: Path) -> No
     assert f"finetune train --resume {run.path}" in told
 
 
-def test_a_run_of_method_full_is_whole_already(pico_base: Path, tmp_path: Path) -> None:
-    run = begun_run(pico_base, tmp_path, "method=full", "lora.dropout=0", "lora.rank=16")
-    assert refusal(run, ArtifactError).startswith("error: this run's model is whole already\n")
-
-
 def test_a_base_that_is_gone_changed_or_cut_short_is_refused_by_name(run: Run, tmp_path: Path) -> None:
     base, shard = tmp_path / "base", tmp_path / "base" / "model-00002-of-00004.safetensors"
     good = shard.read_bytes()
@@ -223,7 +218,7 @@ WRONG_WEIGHTS: dict[str, Callable[[str, torch.Tensor, torch.Tensor], torch.Tenso
 def test_a_single_tensor_that_is_not_base_and_adapter_fails_the_proof(wrong: str, whole: Order, tmp_path: Path) -> None:
     found = spoilt(whole, tmp_path / "spoilt", WRONG_WEIGHTS[wrong])
     with pytest.raises(ProofFailed, match=f"{ONE} is not base and adapter"):
-        probe(whole.base, found, whole.adapter, whole.touched, lambda size: None)
+        probe(whole.base, found, whole.changes, whole.touched, lambda size: None)
 
 
 def test_a_tensor_that_nobody_should_touch_fails_the_proof_if_one_bit_differs(whole: Order, tmp_path: Path) -> None:
@@ -236,7 +231,7 @@ def test_a_tensor_that_nobody_should_touch_fails_the_proof_if_one_bit_differs(wh
     data = bytearray((made / shard).read_bytes())
     data[-1] ^= 1
     (made / shard).write_bytes(data)
-    with pytest.raises(ProofFailed, match="what was merged is not the base with its adapter"):
+    with pytest.raises(ProofFailed, match="what was merged is not the base with what was trained in it"):
         compare_bytes(whole.base.folder, made, whole.touched, hashes, lambda size: None)
 
 
@@ -252,7 +247,7 @@ WRONG_MODELS: dict[str, Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor
 def test_a_model_that_answers_otherwise_fails_the_proof(wrong: str, whole: Order, tmp_path: Path) -> None:
     found = spoilt(whole, tmp_path / "spoilt", WRONG_MODELS[wrong])
     prompts = Prompts(list(range(3, 90)), "87 tokens")
-    proven = compare_answers(whole.base, found, whole.adapter, whole.plan, prompts, lambda line: None)
+    proven = compare_answers(whole.tuned, whole.base, found, whole.plan, prompts, lambda line: None)
     with pytest.raises(ProofFailed, match="does not answer as base and adapter do"):
         claims_of(proven, prompts)
     config = json.loads((found.folder / "config.json").read_text())

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import string
 import struct
@@ -24,6 +25,7 @@ sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
 import hub_server
 from hub_server import READER, WRITER, Hub, Repo, listening
+from huggingface_hub import ModelCard
 from trial.made_run import made_run
 from typer.testing import CliRunner
 
@@ -83,10 +85,15 @@ def made(pico_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     shutil.copytree(pico_base, base)
     (base / "LICENSE").write_text("Do as you like.\n")
     folder = tmp_path_factory.mktemp("made")
-    run = made_run(base, folder, "base=acme/pico-base", f"base_path={base}", "system=Be brief, path or no path: /etc.")
+    run = made_run(base, folder, *of_the_hub(base), "system=Be brief, path or no path: /etc.")
     merge(run, "bf16", None, silent, silent)
     export(run)
     return run
+
+
+def of_the_hub(base: Path) -> tuple[str, str]:
+    """Wishes for a base that has a name at the Hub."""
+    return "base=acme/pico-base", f"base_path={base}"
 
 
 @pytest.fixture
@@ -145,6 +152,30 @@ def test_every_form_arrives_byte_for_byte_with_its_card_its_licence_and_its_chai
     assert publications(run) == entries
     assert [entry["inputs"]["commit"] for entry in entries] == [hub.repos[repo].head for repo in REPOS.values()]
     assert [claim["holds"] for entry in entries for claim in entry["claims"]] == [True] * 12
+
+
+def test_a_run_that_trained_every_weight_has_a_merged_model_and_gguf_files_and_no_adapter(
+    pico_base: Path, hub: Hub, tmp_path: Path
+) -> None:
+    run = made_run(pico_base, tmp_path, *of_the_hub(pico_base), "method=full", "lora.dropout=0")
+    with pytest.raises(ArtifactError, match="the run has no merged") as refused:
+        sent(run, hub)
+    assert refused.value.problems[0].fix == f"finetune merge {run.path}"
+    merge(run, "bf16", None, silent, silent)
+    export(run)
+    with pytest.raises(ArtifactError, match="this run has no adapter") as refused:
+        sent(run, hub, "adapter")
+    assert refused.value.problems[0].fix.startswith("--merged ")
+    sent(run, hub)
+    assert hub.repos.keys() == {"acme/legal", "acme/legal-GGUF"}
+    files = hub.repos["acme/legal"].files
+    assert all(files[file.name] == file.read_bytes() for file in run.merged.iterdir())
+    cards = [ModelCard(hub.repos[repo].files["README.md"].decode()) for repo in ("acme/legal", "acme/legal-GGUF")]
+    heads = [(each.data.base_model, each.data["base_model_relation"], each.data.library_name) for each in cards]
+    assert heads == [("acme/pico-base", "finetune", "transformers"), ("acme/legal", "quantized", "gguf")]
+    assert all(each.data.tags == ["sft"] and not re.search("adapter|peft", each.content, re.I) for each in cards)
+    assert 'from_pretrained("acme/legal"' in cards[0].text
+    assert "vllm serve acme/legal" in cards[0].text
 
 
 def test_what_is_told_of_the_run_names_no_folder_of_this_machine(run: Run) -> None:

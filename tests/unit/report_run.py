@@ -200,13 +200,13 @@ def ledger() -> dict[str, Any]:
             "bytes": 10**9,
             "not_measured": None,
             "loss": {"value": loss, "low": loss - 0.1, "high": loss + 0.1},
-            "from_adapter": {"value": loss - 1, "low": loss - 1.1, "high": loss - 0.9},
+            "from_trained": {"value": loss - 1, "low": loss - 1.1, "high": loss - 0.9},
             "kept": None if kept is None else {"value": kept, "low": kept - 0.1, "high": kept + 0.1},
         }
         for name, weights, loss, kept in told
     ]
     forms.insert(2, {**forms[0], "name": "merged", "bytes": None, "not_measured": "finetune merge runs/legal-0001"})
-    for key in ("loss", "from_adapter", "kept"):
+    for key in ("loss", "from_trained", "kept"):
         del forms[2][key]
     examples = {"scored": 9, "of": 10, "tokens": 900, "learnt": 90}
     told_of = {"run": "legal-0001", "examples": examples, "unit": "nats a learnt token", "intervals": "95 %"}

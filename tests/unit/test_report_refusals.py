@@ -109,7 +109,7 @@ def test_whatever_one_value_of_a_file_is_the_page_is_made_or_the_damage_told(tmp
         ("evaluation", ("tasks", 1, "items"), "many", "tasks.1.items", "valid integer"),
         ("ledger", ("steps",), [], "steps", "none has a loss"),
         ("ledger", ("steps", 1, "loss", "low"), float("nan"), "steps.1.loss.low", "not finite"),
-        ("ledger", ("steps", 1, "from_adapter"), None, "steps.1", "not how far from the adapter's"),
+        ("ledger", ("steps", 1, "from_trained"), None, "steps.1", "not how far from the trained model's"),
         ("ledger", ("steps", 1, "loss"), None, "steps.1", "no word why"),
         ("router", ("layers",), [], "layers", "at least 1"),
         ("manifest", ("data", "rows"), "many", "data.rows", "valid integer"),

@@ -1,6 +1,6 @@
-"""A finished run without its training: the folder that `finetune train` leaves, with an adapter drawn by chance.
+"""A finished run without its training: the folder that `finetune train` leaves, what it learnt drawn by chance.
 
-The adapter is written by training's own code, over the base that the plan asks for.
+The adapter, or of method `full` every weight, is written by training's own code, over the base that the plan asks for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from finetune.data import prepare
 from finetune.hardware import Hardware
-from finetune.model import add_adapter, load_base, save_adapter
+from finetune.model import add_adapter, load_base, save_adapter, save_weights
 from finetune.plan import make_plan, read_plan
 from finetune.recipe import dump, load
 from finetune.run import Entry, Run, atomic, create, manifest
@@ -41,8 +41,9 @@ def begun_run(base: Path, folder: Path, *wishes: str) -> Run:
 
 
 def finish(run: Run) -> Run:
-    """Adds the entry by which a run is trained; its adapter is there."""
-    outputs = {f"adapter/{file.name}": atomic.sha256(file) for file in sorted(run.adapter.iterdir())}
+    """Adds the entry by which a run is trained; its adapter or its weights are there."""
+    learnt = run.weights if read_plan(run.plan).method == "full" else run.adapter
+    outputs = {run.named(file): atomic.sha256(file) for file in sorted(learnt.iterdir())}
     begun = manifest.read_begun(run.manifest)["contract"]
     inputs = {key: begun[key] for key in ("recipe", "data", "template", "tokenizer", "base")}
     manifest.add(run.manifest, Entry("train", inputs, outputs, [], versions(), 0.0, manifest.now()))
@@ -56,16 +57,20 @@ def made_run(base: Path, folder: Path, *wishes: str, size: float = 0.02, seed: i
         base: of it.
         folder: takes recipe, rows and `runs`.
         wishes: beside those of the small recipe.
-        size: of the numbers in every B; magnitudes and routers are changed by as much.
+        size: of the numbers in every B; magnitudes, routers, and weights that are all trained, are changed by as much.
         seed: of them.
     """
     run = begun_run(base, folder, *wishes)
     plan = read_plan(run.plan)
-    model = add_adapter(load_base(base, plan), plan, dropout=0.0, seed=seed)
+    model = load_base(base, plan)
+    model = add_adapter(model, plan, dropout=0.0, seed=seed) if plan.method != "full" else model.requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and "lora_A" not in name:
             drawn = torch.randn(parameter.shape, generator=generator) * size
             parameter.data += drawn * parameter.data.abs().mean() * 5 if "magnitude" in name else drawn
-    save_adapter(model, run.adapter, plan)
+    if plan.method == "full":
+        save_weights(model, run.weights, base)
+    else:
+        save_adapter(model, run.adapter, plan)
     return finish(run)

@@ -20,7 +20,7 @@ from finetune.model.recomputing import recompute
 from finetune.model.routers import chosen_experts
 from finetune.model.scoring import Score, score
 from finetune.model.skeleton import refused
-from finetune.model.whole import save_weights
+from finetune.model.whole import differing_weights, save_weights
 
 __all__ = [
     "HostCheckpoints",
@@ -36,6 +36,7 @@ __all__ = [
     "causal_of",
     "chosen_experts",
     "compute_device",
+    "differing_weights",
     "embed_on_host",
     "family_of",
     "first_not_finite",

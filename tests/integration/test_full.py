@@ -31,7 +31,7 @@ from finetune.merge.prompts import Prompts
 from finetune.merge.proof import claims_of, compare_answers
 from finetune.merge.trained import Trained, compare_trained
 from finetune.merge.weights import Weights
-from finetune.model import load_base, score
+from finetune.model import differing_weights, load_base, save_weights, score
 from finetune.plan import read_plan
 from finetune.recipe import load
 from finetune.run import Run, manifest
@@ -87,6 +87,34 @@ def test_every_trained_tensor_is_the_trained_one_rounded_and_all_else_the_base_s
         assert (whole[:begin], len(whole)) == (made[:begin], len(made))
     for name in {file.name for file in base.glob("*.json*")} - {"demo_base.json"}:
         assert (run.merged / name).read_bytes() == (base / name).read_bytes()
+
+
+def damage(file: Path, change: Callable[[Tensors], object]) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_was_written_is_compared_bit_for_bit_with_what_was_trained(
+    base: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """As training does at its end."""
+    folder: Path = request.getfixturevalue(base)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    save_weights(model, tmp_path, folder)
+    file, norm = tmp_path / "model.safetensors", "norm.weight"
+    assert differing_weights(model, tmp_path) == []
+    damage(file, lambda tensors: tensors[PREFIX + norm].view(torch.int32)[0].bitwise_xor_(1))
+    assert differing_weights(model, tmp_path) == [f"model.{norm}"]
+    damage(file, lambda tensors: tensors.pop(PREFIX + norm))
+    assert differing_weights(model, tmp_path) == [f"model.{norm}"]
+    damage(file, lambda tensors: tensors.update(other=torch.zeros(1)))
+    assert differing_weights(model, tmp_path) == [f"model.{norm}", "other"]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[0, 0] = torch.nan
+    save_weights(model, tmp_path, folder)
+    assert "model.embed_tokens.weight" in differing_weights(model, tmp_path)
 
 
 @torch.no_grad()

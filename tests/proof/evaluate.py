@@ -46,6 +46,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".cache/prove-evaluate"))
     folder: Path = parser.parse_args().folder.absolute()
     data = Path(os.environ["FINETUNE_TEST_DATA"])
+    if folder.exists():
+        parser.error(f"{folder} is there already, from an earlier run: remove it, or name another folder")
     folder.mkdir(parents=True)
     print(f"rows: {lay_out(folder, data)}")
     base = Path(".cache/demo-base").absolute()

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM
 
 sys.path.append(str(Path(__file__).parents[1] / "proof"))
 
+from trial.answering import check_answers
 from trial.made_run import begun_run, finish, made_run
 
 from finetune.card import card_of
@@ -117,19 +118,9 @@ def test_what_was_written_is_compared_bit_for_bit_with_what_was_trained(
     assert "model.embed_tokens.weight" in differing_weights(model, tmp_path)
 
 
-@torch.no_grad()
 def test_plain_transformers_loads_it_under_both_classes_and_answers_as_the_run(case: tuple[Path, Run]) -> None:
     base, run = case
-    ids = torch.arange(3, 60)[None]
-    expected = AutoModelForCausalLM.from_pretrained(run.weights, dtype=torch.float32).eval()(input_ids=ids).logits
-    alone = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)(input_ids=ids).logits
-    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
-        model, loading = kind.from_pretrained(run.merged, dtype=torch.float32, output_loading_info=True)
-        assert not loading["missing_keys"]
-        assert not loading["unexpected_keys"]
-        found = model.eval()(input_ids=ids).logits
-        # rounding to 8 bits; the base is ten times as far or more
-        assert (found - expected).abs().mean() < 0.1 * (alone - expected).abs().mean()
+    check_answers(run.merged, base, AutoModelForCausalLM.from_pretrained(run.weights, dtype=torch.float32))
 
 
 def test_the_manifest_names_the_weights_and_verify_finds_all_of_it_right(case: tuple[Path, Run]) -> None:

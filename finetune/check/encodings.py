@@ -75,8 +75,7 @@ def _mojibake(place: str, text: Said) -> Iterator[Finding]:
     first, mended = repaired[0]
     what = f"{first.group()} was {mended}, read in the wrong encoding" + _more(len(repaired))
     around = _STRETCH.sub(lambda found: repair(found.group()) or found.group(), text.text)
-    at = max(0, first.start() - 30)
-    fix = f"write {snippet(around[at : at + 80])}"
+    fix = f"write {snippet(around, first.start(), first.start() + len(mended))}"
     why = "UTF-8 was read as cp1252 or Latin-1"
     yield Finding("mojibake", "warning", place, text.field, what, why, fix, snippet(text.text, *first.span()))
 

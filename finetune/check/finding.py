@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
+
+from finetune.check.hiding import FILLER, hidden
 
 Side = Literal["learnt", "held out"]
 Severity = Literal["error", "warning"]
@@ -112,10 +115,16 @@ class Findings:
             self.hand_on(finding)
 
 
+MARGIN = 2_000
+"""Characters around them that are looked at for what is private: a part of it can stand in them."""
+
+
 def snippet(text: str, start: int = 0, end: int = 0) -> str:
-    """Shows what stands around text[start:end] in one line."""
+    """Shows what stands around text[start:end] in one line, without what is private."""
     room = max(0, SNIPPET - (end - start)) // 2 if end else 0
     first = max(0, start - room)
-    shown = " ".join(text[first : first + SNIPPET].split())
+    begin = max(0, first - MARGIN)
+    shown = hidden(text[begin : first + SNIPPET + MARGIN])[first - begin : first - begin + SNIPPET]
+    shown = " ".join(re.sub(f"{FILLER}+", "…", shown).split())
     shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
     return ("…" if first else "") + shown + ("…" if first + SNIPPET < len(text) else "")

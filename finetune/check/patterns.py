@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from finetune.check import numbers
@@ -227,3 +227,26 @@ PATTERNS = (
 )
 
 LONG_NUMBER = re.compile(r"\d(?:[ .()/-]{0,2}[\dA-Z]){6}")
+
+CONTEXT = 60
+"""Characters before a number in which the word must stand that says what it is."""
+
+
+def matches(text: str) -> Iterator[tuple[Pattern, re.Match[str]]]:
+    """Yields what is private in a text; the first pattern that matches a stretch has it."""
+    taken: list[tuple[int, int]] = []
+    low = text.lower()
+    has_number = LONG_NUMBER.search(text) is not None
+    for pattern in PATTERNS:
+        if pattern.long_number and not has_number:
+            continue
+        if pattern.needs and not any(needed in low for needed in pattern.needs):
+            continue
+        for found in pattern.regex.finditer(text):
+            start, end = found.span()
+            if any(start < e and s < end for s, e in taken) or not pattern.proof(found):
+                continue
+            if pattern.context and not pattern.context.search(text, max(0, start - CONTEXT), start):
+                continue
+            taken.append((start, end))
+            yield pattern, found

@@ -15,6 +15,9 @@ from finetune.errors import OutsideError, RecipeError
 
 OPTION = "--presidio"
 
+PACKAGE = re.compile(r"[a-z]{2,3}_\w+")
+"""How spaCy calls the packages of its pipelines."""
+
 INSTALL = "pip install 'finetune-proven[presidio]'"
 
 PACKAGES = ("presidio_analyzer", "spacy")
@@ -166,7 +169,7 @@ def _open(name: str) -> Pipeline:
                 f"the pipeline {name} does not open",
                 where=f"{OPTION} {name}",
                 why=why,
-                fix="python -m spacy validate",
+                fix=_anew(name),
             ) from error
     kinds = {run.get_pipe_meta(part).factory for part in run.pipe_names}
     if kinds <= UNNEEDED | NAMING:
@@ -177,6 +180,13 @@ def _open(name: str) -> Pipeline:
     if not labels & PEOPLE:
         notes.append(f"the pipeline {name} finds no names of people: {_has(run.pipe_names, labels)}")
     return Pipeline(name, run.lang, run, bool(labels & PEOPLE), "; ".join(notes))
+
+
+def _anew(name: str) -> str:
+    """Says how to get a pipeline again."""
+    if PACKAGE.fullmatch(name):
+        return f"python -m spacy download {name}"
+    return f"{OPTION} en_core_web_sm   # or copy {shlex.quote(name)} anew from where it came"
 
 
 def _has(parts: Iterable[str], labels: set[str]) -> str:
@@ -196,7 +206,7 @@ def _check_folder(name: str) -> None:
     folder = Path(name)
     where = f"{OPTION} {name}"
     if not folder.exists():
-        if re.fullmatch(r"[a-z]{2,3}_\w+", name):
+        if PACKAGE.fullmatch(name):
             fix = f"python -m spacy download {name}"
             raise OutsideError(f"the pipeline {name} is not installed", where=where, why="no package has it", fix=fix)
         why = "it is neither an installed pipeline nor a folder"

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune.check.finding import Finding, Findings, Side
+from finetune.check.hiding import seen_of
 from finetune.check.identities import Identity, Number, identities, numbers
 from finetune.check.languages import UNTOLD, language
+from finetune.check.patterns import matches
 from finetune.check.pipelines import CODES, Pipeline, open_pipelines, pipeline_of
-from finetune.check.private import Frames, danger, masked, matches
+from finetune.check.private import Frames, danger, masked
 from finetune.check.saying import Said, said
 from finetune.data import Row
 
@@ -66,8 +68,12 @@ class Presidio:
         findings.add(self._search([row for row, _ in held]))
         yield from held
 
+    def found_in(self, row: Row) -> frozenset[str]:
+        """Gives what was found in a row, and in system prompts, to be hidden in whatever is shown of it."""
+        return frozenset((*self._of_rows.get(row.place, ()), *self._shared))
+
     def blotted(self, finding: Finding) -> Finding:
-        """Masks in the words of a finding what was found in its rows."""
+        """Masks in the words of a finding what was found in its rows; what it shows of them is masked already."""
         stretches = {text for place in (finding.place, *finding.others) for text in self._of_rows.get(place, ())}
         longest_first = sorted(stretches | self._shared, key=len, reverse=True)
         if not longest_first:
@@ -78,7 +84,7 @@ class Presidio:
                 text = text.replace(stretch, _begun(stretch))
             return text
 
-        return replace(finding, what=blot(finding.what), why=blot(finding.why), snippet=blot(finding.snippet))
+        return replace(finding, what=blot(finding.what), why=blot(finding.why), fix=blot(finding.fix))
 
     def notes(self) -> Iterator[str]:
         """Tells what was not searched, and what was found and not told."""
@@ -171,9 +177,18 @@ def is_full(name: str) -> bool:
 
 def names_of(text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
     """Gives the names among what a pipeline found, without what cannot be one and what our own patterns found."""
-    good = [span for span in spans if _may_be_name(text[slice(*span)])]
+    good = [span for span in (_bare(text, *span) for span in spans) if _may_be_name(text[slice(*span)])]
     taken = [found.span() for _, found in matches(text)] if good else []
     return [text[start:end] for start, end in good if not any(start < e and s < end for s, e in taken)]
+
+
+def _bare(text: str, start: int, end: int) -> tuple[int, int]:
+    """Leaves out what stands around a name and is no letter of it: quotes, blanks, control characters."""
+    while start < end and not text[start].isalnum():
+        start += 1
+    while start < end and not text[end - 1].isalnum():
+        end -= 1
+    return start, end
 
 
 def _may_be_name(name: str) -> bool:
@@ -186,7 +201,7 @@ def _may_be_name(name: str) -> bool:
 
 def _begun(name: str) -> str:
     """Shows the first two characters, or one of a name that has hardly more, as a Chinese one."""
-    return f"{name[: 2 if len(name) > 4 else 1]}…"
+    return f"{name[: seen_of(name)]}…"
 
 
 def _ours(text: str, number: Number) -> bool:

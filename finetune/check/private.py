@@ -12,12 +12,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from finetune.check.finding import Finding
-from finetune.check.patterns import LONG_NUMBER, PATTERNS, Pattern
+from finetune.check.patterns import PATTERNS, Pattern, matches
 from finetune.check.saying import Said, said
 from finetune.data import Row
-
-CONTEXT = 60
-"""Characters before a number in which the word must stand that says what it is."""
 
 MOST_FRAMES = 100_000
 """System prompts that are remembered: what stands in one is told once, however many rows share it."""
@@ -54,32 +51,12 @@ class Private:
                     yield _told(row, text, pattern, found)
 
 
-def matches(text: str) -> Iterator[tuple[Pattern, re.Match[str]]]:
-    """Yields what is private in a text; the first pattern that matches a stretch has it."""
-    taken: list[tuple[int, int]] = []
-    low = text.lower()
-    has_number = LONG_NUMBER.search(text) is not None
-    for pattern in PATTERNS:
-        if pattern.long_number and not has_number:
-            continue
-        if pattern.needs and not any(needed in low for needed in pattern.needs):
-            continue
-        for found in pattern.regex.finditer(text):
-            start, end = found.span()
-            if any(start < e and s < end for s, e in taken) or not pattern.proof(found):
-                continue
-            if pattern.context and not pattern.context.search(text, max(0, start - CONTEXT), start):
-                continue
-            taken.append((start, end))
-            yield pattern, found
-
-
 def _told(row: Row, text: Said, pattern: Pattern, found: re.Match[str]) -> Finding:
     secret = pattern.code.startswith("secret")
     shown = found["value"] if "value" in pattern.regex.groupindex else found.group()
     why = danger(text.learnt)
     fix = "revoke it where it was made, and remove it here" if secret else "replace it with an invented one"
-    article = "an" if pattern.name[0] in "aeAEI" else "a"
+    article = "an" if pattern.name[0] in "aeAEIO" else "a"
     return Finding(
         pattern.code,
         "warning",
@@ -98,8 +75,8 @@ def danger(learnt: bool) -> str:
 
 
 def blotted(finding: Finding) -> Finding:
-    """Masks what is private in the words that a finding of another kind quotes from a row."""
-    return replace(finding, what=_blotted(finding.what), why=_blotted(finding.why), snippet=_blotted(finding.snippet))
+    """Masks what is private in the words of a finding of another kind; what it shows of a row is masked already."""
+    return replace(finding, what=_blotted(finding.what), why=_blotted(finding.why), fix=_blotted(finding.fix))
 
 
 def _blotted(text: str) -> str:

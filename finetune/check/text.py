@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from finetune.check.encodings import wrong_characters
-from finetune.check.finding import Finding, snippet
+from finetune.check.finding import SNIPPET, Finding, snippet
 from finetune.check.saying import Said, said
 from finetune.check.words import units
 from finetune.data import Row
@@ -92,9 +92,10 @@ class Texts:
         if _ENDED.search(last) or re.match(r"\s*(?:[-*•|#>]|\d+[.)])", last) or len(last.split()) < 6 or "  " in last:
             self._ended += 1
         elif len(self._cut) < MOST_CUT:
-            why = f"it ends with {snippet(last[-40:])!r}; at least {ENDED_SHARE:.0%} of the answers end a sentence"
+            why = f"at least {ENDED_SHARE:.0%} of the answers end a sentence"
             fix = "write the rest of the answer, or remove the row"
-            shown = snippet(last[-100:])
+            whole = text.text.rstrip()
+            shown = snippet(whole, max(0, len(whole) - min(SNIPPET, len(last))), len(whole))
             self._cut.append(
                 Finding("answer-cut", "warning", place, text.field, "the answer breaks off", why, fix, shown)
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.check.figures import Figures, too_long
 from finetune.check.finding import Finding, Findings, Side
+from finetune.check.hiding import hiding
 from finetune.check.presidio import Presidio
 from finetune.check.private import Private, blotted
 from finetune.check.similar import Similar
@@ -105,19 +106,20 @@ def check_rows(
 ) -> None:
     """Runs every detector that needs no tokenizer over rows, each seen once."""
 
-    def hidden(found: Iterable[Finding]) -> Iterator[Finding]:
+    def masked(found: Iterable[Finding]) -> Iterator[Finding]:
         for finding in map(blotted, found):
             yield presidio.blotted(finding) if presidio else finding
 
     private, texts, schemas, similar = Private(), Texts(), ToolSchemas(), Similar()
     for row, side in presidio.through(rows, findings) if presidio else rows:
-        findings.add(private.see(row))
-        findings.add(hidden(texts.see(row)))
-        findings.add(hidden(schemas.see(row)))
-        similar.see(row, side)
+        with hiding(presidio.found_in(row) if presidio else ()):
+            findings.add(private.see(row))
+            findings.add(masked(texts.see(row)))
+            findings.add(masked(schemas.see(row)))
+            similar.see(row, side)
         figures.see(row, side)
-    findings.add(hidden(texts.finish()))
-    findings.add(hidden(similar.finish()))
+    findings.add(masked(texts.finish()))
+    findings.add(masked(similar.finish()))
     findings.add(figures.finish())
 
 

@@ -12,7 +12,7 @@ import typer
 
 from finetune.cli.bar import Bar
 from finetune.cli.data_look import TOKENIZER
-from finetune.cli.targets import check_target
+from finetune.cli.targets import check_apart, check_target
 from finetune.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ PRESIDIO = typer.Option(
     metavar="PIPELINE",
     help="Look for names of people and identity numbers too: a spaCy pipeline, by name or folder; may be repeated.",
 )
+LINE, TITLE = '{"code": "', "<title>Data of "
+"""What stands in each report and page that this command writes, and in nothing of somebody else."""
+
 QUIET = typer.Option(False, "--quiet", help="No progress.")
 JSON = typer.Option(False, "--json", help="Print JSON.")
 
@@ -53,8 +56,9 @@ def check(
 
     wishes = load_or_rows(recipe, overrides)
     base = tokenizer or locate(wishes.base, wishes.base_path, wishes.revision)
-    check_target("--report", report, recipe, wishes)
-    check_target("--page", page, recipe, wishes)
+    check_target("--report", report, recipe, wishes, LINE)
+    check_target("--page", page, recipe, wishes, TITLE)
+    check_apart(report=report, page=page)
     opened = open_presidio(presidio) if presidio else None
     with ExitStack() as open_files:
         lines = None

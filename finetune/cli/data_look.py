@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Side = Literal["train", "held-out", "left-out"]
 Worst = Literal["truncated", "longest", "least-learnt"]
 
+TITLE = ": what is learnt</title>"
+"""What stands in each page that this command writes, and in nothing of somebody else."""
+
 LEAST_COLUMNS = 20
 """Below that, lines are longer than the terminal is wide."""
 
@@ -71,7 +74,7 @@ def look(
     wishes, dataset = _prepared(recipe, overrides, tokenizer)
     reader, limit = lens.Reader(dataset.renderer.vocabulary), wishes.data.max_length
     if html is not None:
-        check_target("--html", html, recipe, wishes)
+        check_target("--html", html, recipe, wishes, TITLE)
     drawn = _look(color, ids, spaces)
     if step is not None:
         taken = lens.step_of(dataset, wishes, step)

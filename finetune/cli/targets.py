@@ -19,16 +19,18 @@ MOST_READ = 2**22
 """Bytes of a file that are looked at, to find out who made it."""
 
 
-def check_target(word: str, target: Path | None, recipe: Path, wishes: Recipe) -> None:
-    """Refuses to write over the recipe or the rows, into a folder of rows, or onto a device.
+def check_target(word: str, target: Path | None, recipe: Path, wishes: Recipe, mark: str) -> None:
+    """Refuses to write over the recipe or the rows, into a folder of rows, onto a device or somebody else's file.
 
     Args:
         word: that named the target, such as --page.
         target: where to write; None where nothing is written.
         recipe: the file that was named.
         wishes: what stands in it.
+        mark: stands in every file that the command writes there, and in no other.
 
     Raises:
+        ArtifactError: what lies there cannot be read.
         RecipeError: the target is one of these.
     """
     if target is None:
@@ -44,6 +46,27 @@ def check_target(word: str, target: Path | None, recipe: Path, wishes: Recipe) -
         if real == each or (os.path.isdir(each) and os.path.commonpath([real, each]) == each):
             why = f"{each} is read by this command"
             raise RecipeError("what is written would take the place of what is read", where=where, why=why, fix=fix)
+    _check_ours(target, where, fix, mark)
+
+
+def check_apart(**targets: Path | None) -> None:
+    """Refuses to write two things into one file.
+
+    Args:
+        targets: where to write, by the name of the option.
+
+    Raises:
+        RecipeError: two of them are the same.
+    """
+    taken: dict[str, str] = {}
+    for name, target in targets.items():
+        if target is None:
+            continue
+        if other := taken.get(os.path.realpath(target)):
+            where, fix = f"--{other} and --{name} {target}", f"--{name} another{target.suffix or '.txt'}"
+            why = "the one would take the other's place"
+            raise RecipeError("two things cannot be written into one file", where=where, why=why, fix=fix)
+        taken[os.path.realpath(target)] = name
 
 
 def check_made(word: str, target: Path, run: Run, mark: str, own: Path | None = None) -> None:
@@ -60,8 +83,6 @@ def check_made(word: str, target: Path, run: Run, mark: str, own: Path | None = 
         ArtifactError: what lies there cannot be read.
         RecipeError: it is a device, a file of the run, or of somebody else.
     """
-    from finetune import atomic
-
     where, fix = f"{word} {target}", f"{word} another{target.suffix or '.txt'}"
     _check_regular(target, where, fix)
     within = os.path.relpath(os.path.realpath(target.parent) + f"/{target.name}", os.path.realpath(run.path))
@@ -72,8 +93,15 @@ def check_made(word: str, target: Path, run: Run, mark: str, own: Path | None = 
             return
         why = f"{within} is a file of {run.name}"
         raise RecipeError("what is written would take the place of what is read", where=where, why=why, fix=fix)
+    _check_ours(target, where, fix, mark)
+
+
+def _check_ours(target: Path, where: str, fix: str, mark: str) -> None:
+    """Refuses to replace what the command did not make; a file without anything in it is nobody's."""
+    from finetune import atomic
+
     with atomic.refusal_told(target, fix):
-        if target.is_file() and mark.encode() not in _beginning(target):
+        if target.is_file() and (begun := _beginning(target)) and mark.encode() not in begun:
             why = "it would be replaced, and this command did not make it"
             raise RecipeError("this file is somebody else's", where=where, why=why, fix=fix)
 

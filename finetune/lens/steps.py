@@ -47,7 +47,9 @@ def step_of(dataset: Dataset, recipe: Recipe, number: int) -> Step:
         raise RecipeError("nothing is to be learnt", where=f"--step {number}", fix="--side held-out")
     per_epoch, of = num_steps(recipe, len(examples))
     if number > of:
-        why = f"{len(examples):,} examples, {recipe.train.batch_size} a step, make {of:,} steps"
+        steps = f"{len(examples):,} examples, {recipe.train.batch_size:,} a step, make {per_epoch:,} steps an epoch"
+        told = "train.max_steps" if recipe.train.max_steps else f"train.epochs {recipe.train.epochs:g}"
+        why = f"{steps}, and {told} ends the run after {of:,}"
         raise RecipeError(f"there is no step {number:,}", where=f"--step {number}", why=why, fix=f"--step {of}")
     rows = rows_of_step(len(examples), number, batch_size=recipe.train.batch_size, seed=recipe.train.seed)
     lengths = [len(examples[row]) for row in rows]

@@ -59,7 +59,9 @@ def draw_step(step: Step, reader: Reader, max_length: int, look: Look) -> str:
         return "\n\n".join(blocks)
     blocks = [f"{head}{count:,} examples end to end in {len(step.packs):,} packs of at most {max_length:,} tokens"]
     for number, pack in enumerate(step.packs, 1):
-        figures = f"{len(pack):,} examples, {sum(shown.num_tokens for shown in pack):,} tokens"
+        figures = (
+            f"{len(pack):,} example{'s' if len(pack) > 1 else ''}, {sum(shown.num_tokens for shown in pack):,} tokens"
+        )
         blocks.append(_rule(f"pack {number} of {len(step.packs)}", figures, look.marks.pack, look))
         start = 0
         for shown in pack:

@@ -208,7 +208,7 @@ def _compare_weights(
 def _notes(order: Order, unchanged: tuple[str, ...], proven: Proven) -> Iterator[str]:
     if unchanged:
         yield (
-            f"{len(unchanged)} tensors came out as the base's, first {unchanged[0]}: "
+            f"{len(unchanged)} of the tensors came out as the base's, first {unchanged[0]}: "
             "their tuning is smaller than bfloat16 tells apart"
         )
     if proven.share > MOST_SHARE:

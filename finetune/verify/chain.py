@@ -30,7 +30,11 @@ def check_chain(run: Run, base: Path | None, progress: Callable[[str, int, int],
     if base is None:
         yield claim("the base was not compared", "it is not where the recipe says; --base FOLDER")
     else:
-        yield _same(f"the base is the one that was trained on: {base}", begun["base"], fingerprint(base))
+        yield _same(
+            f"the base is by its headers and samples the one that was trained on: {base}",
+            begun["base"],
+            fingerprint(base),
+        )
     made = outputs.made_by(told)
     stages: dict[tuple[str, Path], dict[str, str]] = defaultdict(dict)
     for name, (digest, stage) in made.items():

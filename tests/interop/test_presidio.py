@@ -261,7 +261,10 @@ def test_what_is_no_pipeline_is_told_with_its_cure(folders: dict[str, str], tmp_
         ("xx_none_such",): (OutsideError, "python -m spacy download xx_none_such"),
         (str(tmp_path / "nowhere"),): (RecipeError, "--presidio en_core_web_sm"),
         (str(outer),): (RecipeError, f"--presidio {outer / 'inner'}"),
-        (str(outer / "inner"),): (OutsideError, "python -m spacy validate"),
+        (str(outer / "inner"),): (
+            OutsideError,
+            f"--presidio en_core_web_sm   # or copy {outer / 'inner'} anew from where it came",
+        ),
         (folders["en"], folders["none"]): (RecipeError, f"--presidio {folders['en']}"),
     }
     for names, (kind, fix) in wrong.items():

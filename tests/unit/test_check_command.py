@@ -168,3 +168,27 @@ def test_without_a_tokenizer_too_what_is_not_read_of_a_folder_is_told(tmp_path: 
         "2 rows are not learnt: they stand in d/e/r of the XML, the records that are read in d/r",
         "rows: not read: guide.md (Markdown beside other files)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (("--page", "base/config.json"), "--page another.json"),
+        (("--report", "base/tokenizer.json"), "--report another.json"),
+        (("--page", "same.html", "--report", "./same.html"), "--page another.html"),
+    ],
+)
+def test_no_file_is_replaced_that_the_command_did_not_make(folder: Path, words: tuple[str, ...], fix: str) -> None:
+    before = {file.name: file.read_bytes() for file in (folder / "base").iterdir()}
+    done = run(folder, PLAIN, *words, "--quiet")
+    assert done.returncode == 2
+    assert f"  fix   {fix}\n" in done.stderr
+    assert {file.name: file.read_bytes() for file in (folder / "base").iterdir()} == before
+
+
+def test_its_own_report_and_page_are_replaced(folder: Path) -> None:
+    words = ("--page", "page.html", "--report", "report.jsonl", "--quiet")
+    for _ in range(2):
+        assert run(folder, [*PLAIN, PLAIN[0]], *words).returncode == 0
+    (folder / "report.jsonl").write_text("")
+    assert run(folder, PLAIN, *words).returncode == 0

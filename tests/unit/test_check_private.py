@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from finetune.check.figures import Figures
+from finetune.check.finding import Findings, snippet
+from finetune.check.hiding import hidden, hiding
 from finetune.check.numbers import is_card, is_german_tax_id, is_iban, is_resident_id, is_ssn, luhn
 from finetune.check.patterns import BEGINNINGS
 from finetune.check.private import Private, masked
+from finetune.check.verb import check_rows
 from finetune.data import Row
 from finetune.data.messages import row_from
 from finetune.recipe.secrets import TOKENS
@@ -135,6 +139,35 @@ def test_every_token_of_the_one_list_has_its_beginning() -> None:
 
 def test_a_mask_shows_two_characters() -> None:
     assert masked("hunter22hunter") == "hu… (14 characters)"
+
+
+def test_what_is_private_stays_hidden_wherever_a_window_cuts_it() -> None:
+    """Every window of a text with an address, a key and a name: not three characters of them can be read."""
+    address, key, name = "jane.harrison" + "@" + "corp.co", "hf" + "_" + MIXED[:34], "Robert Miller"
+    text = f"It {'was ' * 30}by {name} ({address}), key {key}, {'and ' * 30}so on."
+    with hiding({name}):
+        assert len(hidden(text)) == len(text)
+        shown = [snippet(text, at, at + 1) for at in range(len(text))]
+    for secret in (address, key, name):
+        assert not any(secret[at : at + 4] in each for each in shown for at in range(len(secret) - 3)), secret
+    assert any("Ro… (ja…), key hf…," in each for each in shown)
+    assert "Robert" in snippet(text, text.index(name)), "no name is hidden that nobody found"
+
+
+def test_no_line_of_a_finding_of_another_kind_tells_what_is_private() -> None:
+    row = {
+        "prompt": "Why?",
+        "completion": f"Ask jane.harrison{'@'}corp.co at the cafÃ© about key hf{'_'}{MIXED[:34]} <b>now</b>.",
+    }
+    told = row_from(row, "rows.jsonl:1")
+    assert isinstance(told, Row)
+    findings = Findings()
+    check_rows([(told, "learnt")], findings, Figures())
+    assert {"mojibake", "html-left"} <= findings.kept.keys()
+    words = " ".join(f"{f.what} {f.why} {f.fix} {f.snippet}" for kept in findings.kept.values() for f in kept)
+    assert "café" in words
+    assert "harrison" not in words
+    assert MIXED[:8] not in words
 
 
 def test_no_number_of_the_public_sets_is_taken_for_private(test_data: Path) -> None:

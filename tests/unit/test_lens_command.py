@@ -159,3 +159,12 @@ def test_what_is_not_there_is_said(folder: Path, base: Path) -> None:
     assert here(folder, base, *words) == f"nothing was cut: the longest example has {longest:,} of 2,048 tokens\n"
     told = here(folder, base, *words, "--set", "data.max_length=230")
     assert "example 1 left out as too long\n1,153 tokens, more than max_length 230: nobody sees them\n" in told
+
+
+def test_no_file_is_replaced_that_the_command_did_not_make(folder: Path, base: Path) -> None:
+    kept = (base / "chat_template.jinja").read_bytes()
+    with pytest.raises(RecipeError, match="this file is somebody else's"):
+        here(folder, base, "--html", str(base / "chat_template.jinja"))
+    assert (base / "chat_template.jinja").read_bytes() == kept
+    for _ in range(2):
+        assert here(folder, base, "--html", "twice.html").startswith("wrote twice.html")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetune.check.hiding import FILLER, hidden
+from finetune.check.hiding import closed, hidden
 
 Side = Literal["learnt", "held out"]
 Severity = Literal["error", "warning"]
@@ -125,6 +124,6 @@ def snippet(text: str, start: int = 0, end: int = 0) -> str:
     first = max(0, start - room)
     begin = max(0, first - MARGIN)
     shown = hidden(text[begin : first + SNIPPET + MARGIN])[first - begin : first - begin + SNIPPET]
-    shown = " ".join(re.sub(f"{FILLER}+", "…", shown).split())
+    shown = " ".join(closed(shown).split())
     shown = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in shown)
     return ("…" if first else "") + shown + ("…" if first + SNIPPET < len(text) else "")

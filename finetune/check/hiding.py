@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,6 +37,11 @@ def hidden(text: str) -> str:
         kept = start + seen_of(text[start:end])
         text = text[:kept] + FILLER * (end - kept) + text[end:]
     return text
+
+
+def closed(text: str) -> str:
+    """Draws each hidden stretch as one sign, when nothing is measured in the text any more."""
+    return re.sub(f"{FILLER}+", "…", text)
 
 
 def seen_of(stretch: str) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune.check.finding import Finding, Findings, Side
-from finetune.check.hiding import seen_of
+from finetune.check.hiding import closed, hidden, hiding, seen_of
 from finetune.check.identities import Identity, Number, identities, numbers
 from finetune.check.languages import UNTOLD, language
 from finetune.check.patterns import matches
@@ -75,16 +75,9 @@ class Presidio:
     def blotted(self, finding: Finding) -> Finding:
         """Masks in the words of a finding what was found in its rows; what it shows of them is masked already."""
         stretches = {text for place in (finding.place, *finding.others) for text in self._of_rows.get(place, ())}
-        longest_first = sorted(stretches | self._shared, key=len, reverse=True)
-        if not longest_first:
-            return finding
-
-        def blot(text: str) -> str:
-            for stretch in longest_first:
-                text = text.replace(stretch, _begun(stretch))
-            return text
-
-        return replace(finding, what=blot(finding.what), why=blot(finding.why), fix=blot(finding.fix))
+        with hiding(stretches | self._shared):
+            what, why, fix = (closed(hidden(text)) for text in (finding.what, finding.why, finding.fix))
+        return replace(finding, what=what, why=why, fix=fix)
 
     def notes(self) -> Iterator[str]:
         """Tells what was not searched, and what was found and not told."""

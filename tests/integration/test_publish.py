@@ -542,7 +542,7 @@ PLANTED: dict[str, tuple[Callable[[Run], None], str]] = {
     "private key": (_report("-----BEGIN RSA PRIVATE KEY-----"), "a secret"),
     "assigned key": (_report("WANDB_API_KEY=0123456789abcdef0123"), "a secret"),
     "home": (_config("/home/alice/rows.jsonl"), "a path of a machine"),
-    "root's home": (_config("/root/rows/rows.jsonl"), "a path of a machine"),
+    "root's home": (_config("/" + "root/rows/rows.jsonl"), "a path of a machine"),
     "Windows": (_config("C:\\Users\\alice\\rows.jsonl"), "a path of a machine"),
     "the run's own path": (_config("RUN/adapter"), "a path of this machine"),
     "path behind a colon": (_report("dir:/home/alice/secret"), "a path of a machine"),
